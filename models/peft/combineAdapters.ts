@@ -29,6 +29,12 @@ export interface CombineAdaptersOptions extends LayerWatch {
   combinationType?: CombinationType;
   /** Rank of the new adapter for `svd` and the types with `_svd`. Default: the largest rank of the adapters. */
   svdRank?: number;
+  /**
+   * For `svd` and the types with `_svd`: share of the elements of A and B, 0 … 1, that are at most as large as the bound to
+   * which all elements are then clamped. PEFT's `svd_clamp`, which leaves the signs of singular vectors to its routine; here
+   * the largest element of each column of B is positive. Default: no clamping.
+   */
+  svdClamp?: number;
   /** Share of the elements that stay, 0 < density ≤ 1; TIES, DARE and `magnitude_prune` need it. */
   density?: number;
   /** How TIES elects the sign of an element. Default `total`. */
@@ -40,6 +46,7 @@ export const COMBINE_ADAPTERS_OPTIONS = {
   adapterName: true,
   combinationType: true,
   svdRank: true,
+  svdClamp: true,
   density: true,
   majoritySign: true,
   seed: true,
@@ -168,12 +175,23 @@ async function valuesOf(parameter: Parameter): Promise<DenseValues> {
 
 /** Checks the options, and returns the function that combines the adapters of one layer. */
 function combination(options: CombineAdaptersOptions): (factors: Factors[], layer: string) => Combined {
-  const {combinationType: type = 'svd', svdRank, density, majoritySign = 'total', seed = 0} = options;
+  const {
+    combinationType: type = 'svd',
+    svdRank,
+    svdClamp,
+    density,
+    majoritySign = 'total',
+    seed = 0,
+  } = options;
   if (!TYPES.includes(type)) throw invalid('combinationType', TYPES.join(', '), type);
   if (majoritySign !== 'total' && majoritySign !== 'frequency')
     throw invalid('majoritySign', 'total or frequency', majoritySign);
   if (svdRank !== undefined && !(Number.isInteger(svdRank) && svdRank > 0))
     throw invalid('svdRank', 'a positive integer', svdRank);
+  if (svdClamp !== undefined && !(svdClamp >= 0 && svdClamp <= 1))
+    throw invalid('svdClamp', 'a number from 0 to 1', svdClamp);
+  if (svdClamp !== undefined && !type.endsWith('svd'))
+    throw invalid(`svdClamp with ${type}`, 'none', svdClamp);
   const arithmetic = (type === 'svd' ? 'linear' : type.replace('_svd', '')) as Arithmetic;
   const needsDensity = type !== 'cat' && arithmetic !== 'linear';
   if (needsDensity && !(density !== undefined && density > 0 && density <= 1))
@@ -184,7 +202,10 @@ function combination(options: CombineAdaptersOptions): (factors: Factors[], laye
   if (type === 'cat') return concatenate;
   if (!type.endsWith('svd'))
     return (factors, layer) => addFactors(assertEqualRanks(factors, layer, type), add);
-  return (factors) => approximate(factors, add, svdRank ?? Math.max(...factors.map(({a}) => a.rows)));
+  return (factors, layer) => {
+    const nearest = approximate(factors, add, svdRank ?? Math.max(...factors.map(({a}) => a.rows)));
+    return svdClamp === undefined ? nearest : clamped(nearest, svdClamp, layer);
+  };
 }
 
 /** Adds up tensors with a weight each. */
@@ -238,6 +259,34 @@ function approximate(factors: Factors[], add: Add, wanted: number): Combined {
   );
   const a = Float32Array.from({length: rank * cols}, (_, i) => v[Math.floor(i / cols)][i % cols]);
   return {a: {rows: rank, cols, values: a}, b: {rows, cols: rank, values: b}};
+}
+
+/** Clamps A and B to the quantile of all their elements. */
+function clamped({a, b}: Combined, quantile: number, layer: string): Combined {
+  const signs = columnSigns(b);
+  const rows = {...a, values: a.values.map((value, i) => value * signs[Math.floor(i / a.cols)])};
+  const columns = {...b, values: b.values.map((value, i) => value * signs[i % b.cols])};
+  const sorted = Float32Array.from([...columns.values, ...rows.values]).sort();
+  const place = quantile * (sorted.length - 1);
+  const below = sorted[Math.floor(place)];
+  const bound = below + (place % 1) * (sorted[Math.ceil(place)] - below);
+  if (!(bound > 0)) throw invalid(`svdClamp of ${layer}`, 'a share with a bound above 0', quantile);
+  const within = (matrix: DenseValues) => {
+    return {...matrix, values: matrix.values.map((value) => Math.max(-bound, Math.min(bound, value)))};
+  };
+  return {a: within(rows), b: within(columns)};
+}
+
+/** Returns 1 or −1 for each column: the sign of its largest element. */
+function columnSigns({rows, cols, values}: DenseValues): number[] {
+  return Array.from({length: cols}, (_, col) => {
+    let largest = 0;
+    for (let row = 0; row < rows; row++) {
+      const value = values[row * cols + col];
+      if (Math.abs(value) > Math.abs(largest)) largest = value;
+    }
+    return largest < 0 ? -1 : 1;
+  });
 }
 
 /** Returns `scale · B · A`, `[units, inputDim]`. */

@@ -13,6 +13,7 @@ interface Case {
   combination_type: CombinationType;
   density?: number;
   svd_rank?: number;
+  svd_clamp?: number;
   majority_sign_method?: MajoritySign;
 }
 
@@ -51,11 +52,12 @@ describeEachBackend('combineAdapters equals add_weighted_adapter of PEFT', () =>
 
   test.each(cases)('$name', async ({name, weights, ...options}) => {
     const before = tf.memory().numTensors;
-    const {combination_type, density, svd_rank, majority_sign_method} = options;
+    const {combination_type, density, svd_rank, svd_clamp, majority_sign_method} = options;
     await combine(weights, {
       combinationType: combination_type,
       density,
       svdRank: svd_rank,
+      svdClamp: svd_clamp,
       majoritySign: majority_sign_method,
     });
     expect(model.activeAdapters).toEqual(['combined']);
@@ -138,6 +140,14 @@ describeEachBackend('combineAdapters equals add_weighted_adapter of PEFT', () =>
       'majoritySign: expected total or frequency',
     ],
     ['a rank', {a: 1, b: 1}, {svdRank: 0}, 'svdRank: expected a positive integer, got 0'],
+    ['a share', {a: 1, b: 1}, {svdClamp: 1.5}, 'svdClamp: expected a number from 0 to 1, got 1.5'],
+    ['a share without a bound', {a: 1, b: 1}, {svdClamp: 0.1}, 'svdClamp of model.layers.0.'],
+    [
+      'a clamp without singular values',
+      {a: 1, b: 1},
+      {combinationType: 'cat', svdClamp: 0.9},
+      'svdClamp with cat: expected none, got 0.9',
+    ],
     [
       'unequal ranks',
       {a: 1, c: 1},

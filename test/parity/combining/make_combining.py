@@ -26,6 +26,18 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
+torch_svd = torch.linalg.svd
+
+
+def svd_with_signs(matrix, **options):
+    """torch's SVD with the largest element of each left vector positive; PEFT's clamp depends on these signs."""
+    u, s, vh = torch_svd(matrix, **options)
+    signs = torch.gather(u, 0, u.abs().argmax(0, keepdim=True)).sign()[0, : len(s)]
+    return u[:, : len(s)] * signs, s, vh[: len(s)] * signs[:, None]
+
+
+torch.linalg.svd = svd_with_signs
+
 torch.set_num_threads(1)
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "fixtures"
@@ -37,6 +49,10 @@ CASES = {
     "cat": dict(weights={"a": 0.7, "b": -0.4, "c": 1.5}, combination_type="cat"),
     "svd": dict(weights={"a": 0.7, "b": 0.4, "c": 1.0}, combination_type="svd"),
     "svd-rank": dict(weights={"a": 0.7, "b": 0.4, "c": 1.0}, combination_type="svd", svd_rank=6),
+    "svd-clamp": dict(weights={"a": 0.7, "b": 0.4, "c": 1.0}, combination_type="svd", svd_clamp=0.9),
+    "ties_svd-clamp": dict(
+        weights={"a": 0.7, "b": 0.4}, combination_type="ties_svd", density=0.5, svd_rank=6, svd_clamp=0.98
+    ),
     "ties": dict(weights={"a": 0.7, "b": 0.4}, combination_type="ties", density=0.4),
     "ties-frequency": dict(
         weights={"a": 0.7, "b": 0.4}, combination_type="ties", density=0.8, majority_sign_method="frequency"
