@@ -4,6 +4,7 @@ import type {OptionNames} from '../quant/knownOptions.ts';
 import {type Adapter, DEFAULT_ADAPTER} from './adapter.ts';
 import {ModuleLayer, onlyInput} from './moduleLayer.ts';
 import type {Parameter} from './parameter.ts';
+import {renameKeys} from './renameKeys.ts';
 import {assertNoTraining, type RowPart, rowsOfPositions} from './rowsOfPositions.ts';
 
 export interface MergeOptions {
@@ -141,6 +142,23 @@ export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLa
     this.adapters.delete(name);
     this.activeAdapters = this.activeAdapters.filter((active) => active !== name);
     adapter.dispose();
+  }
+
+  /**
+   * Gives an adapter another name, in its place among the others.
+   *
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for the name of another adapter
+   */
+  renameAdapter(name: string, newName: string): void {
+    const adapter = this.adapter(name);
+    this.assertNewName(newName);
+    const placed = () => [...adapter.parameters.keys()].map((key) => adapter.placedKey(key));
+    const before = placed();
+    adapter.rename(newName, this.name);
+    const after = placed();
+    renameKeys(this.parameters, new Map(before.map((key, i) => [key, after[i]])));
+    renameKeys(this.adapters, new Map([[name, newName]]));
+    this.activeAdapters = this.activeAdapters.map((active) => (active === name ? newName : active));
   }
 
   /** @throws TfjsLoraError `UNKNOWN_ADAPTER` */

@@ -13,7 +13,21 @@ export abstract class Adapter {
   private trains = true;
   private isHeld = false;
 
-  constructor(readonly name: string) {}
+  constructor(private currentName: string) {}
+
+  get name(): string {
+    return this.currentName;
+  }
+
+  /**
+   * Gives it another name, and its weights with it.
+   *
+   * @param where the layer's name
+   */
+  rename(name: string, where: string): void {
+    this.currentName = name;
+    for (const [key, parameter] of this.parameters) parameter.rename(`${where}.${this.placedKey(key)}`);
+  }
 
   /** The weights by their names in a PEFT file, which follow the layer's name. */
   abstract get parameters(): Map<string, Parameter>;

@@ -8,6 +8,8 @@ import {ReplacedLayer} from './replacedLayer.ts';
  * is the layer it wraps. Input, output and settings are that layer's.
  */
 export class CopiedLayer extends ReplacedLayer<ModuleLayer, LayerCopy> {
+  static className = 'CopiedLayer';
+
   /**
    * Adds a copy as an adapter and activates it.
    *

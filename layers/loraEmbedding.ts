@@ -59,6 +59,8 @@ export class EmbeddingAdapter extends LoRAAdapter {
  * Input `[..., T]` int32 token ids, output `[..., T, hiddenSize]` float32.
  */
 export class LoRAEmbedding extends ReplacedLayer<TokenEmbedding, LoRAAdapter> {
+  static className = 'LoRAEmbedding';
+
   /**
    * Adds an adapter and activates it in addition to the active ones.
    *

@@ -16,6 +16,7 @@ import {TransposedDense} from './transposedDense.ts';
  * output are the base's.
  */
 export class TokenRowsLayer extends ReplacedLayer<TokenEmbedding | TransposedDense, TokenRows> {
+  static className = 'TokenRowsLayer';
   readonly #embedding?: TokenRowsLayer;
 
   /**

@@ -47,6 +47,7 @@ export {ModuleModel} from './moduleModel.ts';
 export {AdaptableModel} from './peft/adaptableModel.ts';
 export type {MergeAdaptersOptions} from './peft/adapterMerge.ts';
 export {peftTypes, registerAdapter} from './peft/adapterRegistry.ts';
+export type {AdaptedLayerStatus, AdapterStatus, AdaptersStatus} from './peft/adapterStatus.ts';
 export type {CombinationType, CombineAdaptersOptions} from './peft/combineAdapters.ts';
 export type {HotswapAdapterOptions, PrepareHotswapOptions} from './peft/hotswapAdapter.ts';
 export type {CordaConfig} from './peft/initialization/corda.ts';

@@ -55,24 +55,45 @@ export function printSummary(
   model: SummarizedModel,
   lineLength = 100,
   positions: number[] = [0.55, 0.72, 0.86, 1],
+  printFn?: (line: string) => void,
+): void {
+  const rows = summarizedLayers(model).map(({name, className, weights, total, trainable}) => [
+    `${name} (${className})`,
+    weights,
+    formatCount(total),
+    formatCount(trainable),
+  ]);
+  const head = ['Layer (type)', 'Weight shapes', 'Param #', 'Trainable #'];
+  printTable(model, [head, ...rows], countParameters(model), lineLength, positions, printFn);
+}
+
+/**
+ * Prints a table about a model, as Keras does, and its numbers of parameters.
+ *
+ * @param rows the cells of each row, after those of the head
+ * @param positions ends of the columns: shares of the line, or numbers of characters
+ */
+export function printTable(
+  model: SummarizedModel,
+  [head, ...rows]: string[][],
+  {total, trainable}: ParameterCounts,
+  lineLength: number,
+  positions: number[],
   printFn: (line: string) => void = (line) => globalThis.console.log(line),
 ): void {
   const ends = positions.map((position) => (position <= 1 ? Math.floor(position * lineLength) : position));
   const row = (cells: string[]) =>
     cells.reduce((line, cell, i) => (line + cell).slice(0, ends[i] - 1).padEnd(ends[i]), '').trimEnd();
-  const {total, trainable} = countParameters(model);
   const lines = [
     `Model: ${model.name} (${model.getClassName()}, ${model.storage})`,
     '_'.repeat(lineLength),
-    row(['Layer (type)', 'Weight shapes', 'Param #', 'Trainable #']),
+    row(head),
     '='.repeat(lineLength),
-    ...summarizedLayers(model).map(({name, className, weights, total, trainable}) =>
-      row([`${name} (${className})`, weights, format(total), format(trainable)]),
-    ),
+    ...rows.map(row),
     '='.repeat(lineLength),
-    `Total params: ${format(total)}`,
-    `Trainable params: ${format(trainable)} (${((100 * trainable) / total).toFixed(4)} %)`,
-    `Non-trainable params: ${format(total - trainable)}`,
+    `Total params: ${formatCount(total)}`,
+    `Trainable params: ${formatCount(trainable)} (${((100 * trainable) / total).toFixed(4)} %)`,
+    `Non-trainable params: ${formatCount(total - trainable)}`,
     '_'.repeat(lineLength),
   ];
   for (const line of lines) printFn(line);
@@ -108,4 +129,5 @@ function describe(layer: ModuleLayer): SummarizedLayer {
   };
 }
 
-const format = (count: number) => count.toLocaleString('en-US');
+/** Writes a count with commas between thousands. */
+export const formatCount = (count: number) => count.toLocaleString('en-US');

@@ -18,6 +18,7 @@ export type {LlamaConfig, LlamaConfigArgs} from '../models/llama/config.ts';
 export type {LlamaPreset} from '../models/llama/resolveConfig.ts';
 export type {LoadOptions} from '../models/loadPretrained.ts';
 export type {MergeAdaptersOptions} from '../models/peft/adapterMerge.ts';
+export type {AdaptedLayerStatus, AdapterStatus, AdaptersStatus} from '../models/peft/adapterStatus.ts';
 export type {CombinationType, CombineAdaptersOptions} from '../models/peft/combineAdapters.ts';
 export type {InitializeLoRAOptions} from '../models/peft/initialization/initializeLoRA.ts';
 export type {LoadAdapterOptions} from '../models/peft/loadAdapter.ts';

@@ -18,6 +18,7 @@ import {
 import type {MergeAdaptersOptions} from './adapterMerge.ts';
 import {fileKeys} from './adapterParameters.ts';
 import {AdapterSet} from './adapterSet.ts';
+import {type AdaptersStatus, adapterStatus, printAdapters} from './adapterStatus.ts';
 import {type CombineAdaptersOptions, combineAdapters} from './combineAdapters.ts';
 import {
   type HotswapAdapterOptions,
@@ -147,6 +148,11 @@ export abstract class AdaptableModel extends ModuleModel {
     return this.adapterSet.active;
   }
 
+  /** The method of {@link initializeLoRA} that changed the base, if one did. */
+  get baseChangedBy(): string | undefined {
+    return this.adapterSet.baseChangedBy;
+  }
+
   /** Returns the options that an adapter was made with. */
   adapterOptions(name?: string): LoRAOptions {
     return this.adapterSet.options(name);
@@ -170,6 +176,46 @@ export abstract class AdaptableModel extends ModuleModel {
     this.assertChangeable('setAdapter');
     this.adapterSet.activate(names);
     return this;
+  }
+
+  /**
+   * Gives an adapter another name. It stays as it is and where it is among the others, active, merged and trained as
+   * before; optimizers keep their state. Only the masks of dropout, which are drawn by name, change.
+   *
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a new name that exists or is none
+   * @example
+   * ```ts
+   * import {Llama} from 'tfjs-lora';
+   *
+   * const model = (await Llama.fromPretrained('Llama-3.2-1B-Instruct')).applyLoRA({rank: 8});
+   * model.renameAdapter('default', 'legal');
+   * ```
+   */
+  renameAdapter(name: string, newName: string): this {
+    this.assertChangeable('renameAdapter');
+    this.adapterSet.rename(name, newName);
+    return this;
+  }
+
+  /**
+   * Describes the adapters and the layers that have them: what is active, merged and trains, ranks, types and numbers of
+   * parameters. PEFT's `get_model_status()` and `get_layer_status()`.
+   *
+   * @returns a plain object, which does not change with the model
+   */
+  adapterStatus(): AdaptersStatus {
+    this.assertUsable();
+    return adapterStatus(this.adapterSet);
+  }
+
+  /**
+   * Prints a table of the adapters in the style of {@link summary}, with their states, ranks and parameters.
+   *
+   * @param printFn receives each line. Default `console.log`
+   */
+  adapterSummary(lineLength?: number, positions?: number[], printFn?: (line: string) => void): void {
+    this.assertUsable();
+    printAdapters(this, this.adapterSet, lineLength, positions, printFn);
   }
 
   /** Removes an adapter and frees its weights. */

@@ -2,6 +2,7 @@ import type {AdaptedLayer} from '../../layers/adaptedLayer.ts';
 import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
 import type {Parameter} from '../../layers/parameter.ts';
+import {renameKeys} from '../../layers/renameKeys.ts';
 import type {TransposedDense} from '../../layers/transposedDense.ts';
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
@@ -43,7 +44,7 @@ export class AdapterSet {
   private readonly filesByName = new Map<string, LoadedFrom>();
   private readonly initializedByName = new Map<string, Initialized>();
   /** The method of the adapter whose initialization changed the base. */
-  private baseChangedBy?: string;
+  baseChangedBy?: string;
   private readonly warnedOf = new Set<string>();
   /** Merges the active adapters, and restores the base. */
   readonly merging: AdapterMerge;
@@ -89,11 +90,6 @@ export class AdapterSet {
     this.filesByName.delete(name);
     this.initializedByName.delete(name);
     if (loadedFrom) this.filesByName.set(name, loadedFrom);
-  }
-
-  /** Whether an adapter's initialization changed the base. */
-  get hasChangedBase(): boolean {
-    return this.baseChangedBy !== undefined;
   }
 
   setInitialized(name: string, initialized: Initialized): void {
@@ -168,8 +164,7 @@ export class AdapterSet {
     }
   }
 
-  /** Refuses a wrong name, and an adapter for a base that is not as it was. */
-  private assertNewAdapter(adapterName: string): void {
+  private assertNewName(adapterName: string): void {
     if (!/^[\w-]+$/.test(adapterName) || adapterName === BASE) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -183,6 +178,11 @@ export class AdapterSet {
           `Call deleteAdapter("${adapterName}") first, or pass adapterName.`,
       );
     }
+  }
+
+  /** Refuses a wrong name, and an adapter for a base that is not as it was. */
+  private assertNewAdapter(adapterName: string): void {
+    this.assertNewName(adapterName);
     if (this.merging.isMerged) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -256,6 +256,18 @@ export class AdapterSet {
       this.model.layers,
       [...weights.keys()].flatMap((name) => this.biasLayers(name)),
     );
+  }
+
+  /** Gives an adapter another name, in its place among the others. */
+  rename(name: string, newName: string): void {
+    this.assertKnown(name);
+    this.assertNewName(newName);
+    for (const layer of this.layers().values())
+      if (layer.adapters.has(name)) layer.renameAdapter(name, newName);
+    const names = new Map([[name, newName]]);
+    for (const map of [this.optionsByName, this.filesByName, this.initializedByName])
+      renameKeys<unknown>(map, names);
+    this.optionsByName.set(newName, {...this.options(newName), adapterName: newName});
   }
 
   /** @param warns whether to say what stays of it in the base. Default true */

@@ -121,7 +121,8 @@ function swappable(call: string, adapters: AdapterSet, adapterName: string): Map
   const {bias = 'none'} = adapters.options(adapterName);
   if (bias !== 'none') throw refused(what, 'bias none', bias);
   const {method = ''} = adapters.initialized(adapterName) ?? {};
-  const changed = adapters.hasChangedBase || (adapters.loadedFrom(adapterName)?.baseWeights.size ?? 0) > 0;
+  const changed =
+    adapters.baseChangedBy !== undefined || (adapters.loadedFrom(adapterName)?.baseWeights.size ?? 0) > 0;
   if (changed) throw refused(what, 'an adapter that left the base as it is', method || 'one that changed it');
   const placed = new Map<string, LoRAAdapter>();
   for (const [layerName, {adapters: byName}] of adapters.layers()) {

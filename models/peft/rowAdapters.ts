@@ -9,6 +9,8 @@ export const BASE = '__base__';
 
 /** The part of a model's adapters that {@link RowAdapters} needs. */
 interface Adapters {
+  /** @throws TfjsLoraError `UNKNOWN_ADAPTER` */
+  options(name: string): unknown;
   layers(): Map<string, AdaptedLayer>;
   with<R>(names: readonly string[], fn: () => R): R;
 }
@@ -48,8 +50,13 @@ export class RowAdapters {
     }
   }
 
-  /** Runs a forward pass of the rows, which must be synchronous. */
+  /**
+   * Runs a forward pass of the rows, which must be synchronous.
+   *
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER` for one that was deleted or renamed since
+   */
   run<R>(pass: () => R): R {
+    for (const name of new Set(this.names)) if (name !== BASE) this.adapters.options(name);
     return this.adapters.with(this.active, () => {
       for (const layer of this.layers) layer.rowNames = this.names;
       for (const [layer, factors] of this.factors) layer.rowFactors = factors;

@@ -24,6 +24,8 @@ export interface LossModel extends Partial<HeadOwner> {
   /** Names of all adapters, and of the active ones, which train. */
   readonly adapterNames?: string[];
   readonly activeAdapters?: string[];
+  /** What changed the base with an adapter, if anything: a method of `initializeLoRA`. */
+  readonly baseChangedBy?: string;
   /** Returns an adapter's options, of which `bias` says that the base changes with it. */
   adapterOptions?(name: string): {bias?: string};
 }

@@ -52,6 +52,13 @@ export function assertReference(
         `Call applyLoRA() first, or pass another model as the reference${alternative}.`,
     );
   }
+  if (model.baseChangedBy !== undefined) {
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${what} reference: expected a base that is as it was loaded, got one that ${model.baseChangedBy} changed. ` +
+        'Without the adapter it is no reference then: pass another model.',
+    );
+  }
   const changing = activeAdapters.find((name) => (model.adapterOptions?.(name).bias ?? 'none') !== 'none');
   if (changing !== undefined) {
     throw new TfjsLoraError(

@@ -150,6 +150,17 @@ test('asft compares with the model without its adapter, whose head must not trai
   model.dispose();
 });
 
+test('a base that an initialization changed is refused as a reference', async () => {
+  await tf.setBackend('cpu');
+  const model = Llama.fromConfig({...tinyConfig}, {seed: 1});
+  await model.applyLoRA({rank: 2}).initializeLoRA({method: 'pissa'});
+  model.compile({loss: labelLoss({type: 'asft'})});
+  await expect(model.trainOnBatch({inputIds: [[1, 2, 3]], labels: [[1, 2, 3]]})).rejects.toThrow(
+    /reference: expected a base that is as it was loaded, got one that pissa changed/,
+  );
+  model.dispose();
+});
+
 test('asft trains a whole model beside a copy of it, and refuses references that it cannot share a head with', async () => {
   await tf.setBackend('cpu');
   const [model, reference] = [1, 1].map((seed) => Llama.fromConfig({...tinyConfig}, {seed}));

@@ -1,0 +1,154 @@
+import * as tf from '@tensorflow/tfjs';
+import {Llama} from '../../../src/training/llama.ts';
+import {AdamW} from '../../../src/training/optimizers/index.ts';
+import {errorOf, logitsOf, stirAdapter, tinyConfig, tinyLlama} from '../tinyLlama.ts';
+
+beforeAll(() => tf.setBackend('cpu'));
+
+/** A model with the adapter `a` in q_proj and v_proj, and `b`, which is active, in q_proj and lm_head. */
+function twoAdapters() {
+  const model = tinyLlama({tieWordEmbeddings: false}, {seed: 1});
+  model.applyLoRA({adapterName: 'a', rank: 2, targetModules: ['q_proj', 'v_proj'], rankPattern: {v_proj: 1}});
+  model.applyLoRA({
+    adapterName: 'b',
+    rank: 2,
+    useDoRA: true,
+    targetModules: ['q_proj'],
+    modulesToSave: ['lm_head'],
+  });
+  stirAdapter(model, 'a', 1);
+  stirAdapter(model, 'b', 9);
+  return model;
+}
+
+describe('adapterStatus', () => {
+  test('says which adapters exist, which are active, merged and trained, and what they are made of', () => {
+    const model = twoAdapters();
+    const {adapters, layers, total, trainable} = model.adapterStatus();
+    const common = {peftType: 'LORA', isMerged: false, dtypes: ['float32']};
+    const ofB = 2 * (2 * 8 + 8 * 2 + 8) + 19 * 8; // A, B and magnitudes of both blocks, and a head
+    expect(adapters).toEqual([
+      {
+        ...common,
+        ...{name: 'a', isActive: false, isTrainable: false, ranks: [1, 2], layers: 4},
+        ...{total: 2 * (2 * 8 + 8 * 2 + 8 + 4), trainable: 0},
+      },
+      {
+        ...common,
+        ...{name: 'b', isActive: true, isTrainable: true, ranks: [2], layers: 3},
+        ...{total: ofB, trainable: ofB},
+      },
+    ]);
+    expect([total, trainable]).toEqual([model.countParams(), ofB]);
+    expect(layers.map(({name}) => name)).toEqual([...model.layersWithAdapters().keys()]);
+    expect(layers.find(({name}) => name === 'model.layers.0.self_attn.q_proj')).toEqual({
+      name: 'model.layers.0.self_attn.q_proj',
+      className: 'LoRADense',
+      dtypes: ['float32'],
+      activeAdapters: ['b'],
+      mergedAdapters: [],
+      adapters: {
+        a: {rank: 2, isTrainable: false, total: 32, trainable: 0},
+        b: {rank: 2, isTrainable: true, total: 40, trainable: 40},
+      },
+    });
+    expect(layers.at(-1)).toMatchObject({
+      className: 'CopiedLayer',
+      adapters: {b: {isTrainable: true, total: 152, trainable: 152}},
+    });
+    model.dispose();
+  });
+
+  test('says what is merged, what differs between layers, and how the base is stored', async () => {
+    const model = twoAdapters().setAdapter('a');
+    await model.quantize({type: 'nf4', skipModules: ['v_proj', 'lm_head']});
+    const [first, second] = model.adaptedLayers().values();
+    first.adapter('a').loraB.trainable = false;
+    second.merge();
+    const {adapters, layers} = model.adapterStatus();
+    expect(adapters[0]).toMatchObject({isMerged: 'irregular', isTrainable: 'irregular'});
+    expect(layers.map(({dtypes}) => dtypes[0])).toEqual(['nf4', 'float32', 'nf4', 'float32', 'float32']);
+    expect(layers.map(({mergedAdapters}) => mergedAdapters)).toEqual([[], ['a'], [], [], []]);
+    const lines: string[] = [];
+    model.mergeLoRA({dequantize: true}).adapterSummary(undefined, undefined, (line) => lines.push(line));
+    expect(lines.slice(2, 6)).toEqual([
+      'Adapter (type)                State                   Ranks       Layers   Param #      Trainable #',
+      '='.repeat(100),
+      'a (LORA)                      active, merged          1, 2        4        88           72',
+      'b (LORA)                      inactive                2           3        232          0',
+    ]);
+    model.dispose();
+    expect((await errorOf(() => model.adapterStatus())).code).toBe('DISPOSED');
+  });
+});
+
+describe('renameAdapter', () => {
+  test('gives an adapter another name in memory and in files, and changes nothing else', async () => {
+    const model = twoAdapters();
+    const [before, tensors] = [logitsOf(model), tf.memory().numTensors];
+    const names = [...model.namedParameters().keys()];
+    expect(model.renameAdapter('b', 'c').adapterNames).toEqual(['a', 'c']);
+    expect(model.activeAdapters).toEqual(['c']);
+    expect(model.adapterOptions('c')).toMatchObject({adapterName: 'c', useDoRA: true});
+    expect([...model.namedParameters().keys()]).toEqual(
+      names.map((name) => name.replace(/\.b(?=\.|$)/, '.c')),
+    );
+    const weight = model.namedParameters().get('model.layers.0.self_attn.q_proj.lora_A.c.weight')!;
+    expect(weight.originalName).toContain('q_proj.lora_A.c');
+    expect([logitsOf(model), tf.memory().numTensors]).toEqual([before, tensors]);
+    expect((await errorOf(() => model.setAdapter('b'))).code).toBe('UNKNOWN_ADAPTER');
+    const files = new Map<string, Blob>();
+    await model.saveAdapter(files);
+    await model.loadAdapter(files, {adapterName: 'b'});
+    expect(logitsOf(model)).toEqual(before);
+    model.setAdapter('a');
+    model.deleteAdapter('c').deleteAdapter('b');
+    expect([...model.namedParameters().keys()].some((name) => /\.[bc]\./.test(name))).toBe(false);
+    model.dispose();
+  });
+
+  test('renames an adapter that is merged, and rows that are prepared', async () => {
+    const model = twoAdapters();
+    const before = logitsOf(model);
+    const rows = model.rowAdapters(['a', '__base__']);
+    model.renameAdapter('a', 'default');
+    expect((await errorOf(() => rows.run(() => 0))).code).toBe('UNKNOWN_ADAPTER');
+    rows.dispose();
+    const merged = logitsOf(model.mergeLoRA());
+    model.renameAdapter('b', 'a');
+    expect(logitsOf(model)).toEqual(merged);
+    expect(logitsOf(model.unmergeLoRA())).toEqual(before);
+    expect(model.activeAdapters).toEqual(['a']);
+    expect(model.trainableParameters().size).toBe(7);
+    model.dispose();
+  });
+
+  test('keeps the state of an optimizer', async () => {
+    const batch = {inputIds: [[1, 2, 3]], labels: [[1, 2, 3]]};
+    const losses = [false, true].map(async (renames) => {
+      const model = Llama.fromConfig({...tinyConfig}, {seed: 1});
+      model.applyLoRA({rank: 2});
+      model.compile({optimizer: new AdamW({learningRate: 1e-1})});
+      await model.trainOnBatch(batch);
+      if (renames) model.renameAdapter('default', 'other');
+      await model.trainOnBatch(batch);
+      const {loss} = await model.trainOnBatch(batch);
+      model.dispose();
+      return loss;
+    });
+    expect(await losses[1]).toBe(await losses[0]);
+  });
+
+  test.each([
+    ['a', 'b', 'adapter "b": expected a new name, got one that exists'],
+    ['a', 'a', 'adapter "a": expected a new name, got one that exists'],
+    ['a', 'x y', 'adapter name "x y": expected letters'],
+    ['a', '__base__', 'adapter name "__base__": expected letters'],
+    ['d', 'c', 'adapter "d": expected one of a, b'],
+  ])('refuses to rename %s to %s', async (name, newName, message) => {
+    const model = twoAdapters();
+    expect((await errorOf(() => model.renameAdapter(name, newName))).message).toContain(message);
+    expect(model.adapterNames).toEqual(['a', 'b']);
+    model.dispose();
+  });
+});
