@@ -53,13 +53,13 @@ export function createProgram({hasVersionOption = true} = {}): Command {
     )
     .option('--debug', 'show the stack of an error', false)
     .addOption(
-      new Option('--backend <name>', 'backend that computes')
+      new Option('--backend <name>', 'backend that runs the computations')
         .choices(['auto', ...BACKEND_NAMES])
         .default('auto'),
     )
     .option(
       '--import <module>',
-      'import a module that extends tfjs-lora: its path, or the name of a package; may be repeated',
+      'import a module that extends tfjs-lora, by its path or the name of its package; may be repeated',
       (module: string, before: string[]) => [...before, module],
       [],
     )
@@ -88,7 +88,7 @@ export function createProgram({hasVersionOption = true} = {}): Command {
   for (const register of commands) register(program);
   return withExamples(
     program,
-    ['tfjs-lora quickstart', 'fine-tune a small Llama, which is in this package'],
+    ['tfjs-lora quickstart', 'fine-tune the small Llama in this package'],
     ['tfjs-lora train recipe.yaml', 'run a recipe'],
     ['tfjs-lora train --help', 'show the options and examples of a command'],
   );

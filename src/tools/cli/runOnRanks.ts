@@ -47,7 +47,7 @@ export async function runOnRanks(count: number, args: readonly string[], timeout
     if (failure) return;
     failure = {status};
     for (const line of lines) console.error(`rank ${rank}: ${line}`);
-    console.error(`rank ${rank} ${cause}. All ranks end; the last checkpoint stays.`);
+    console.error(`rank ${rank} ${cause}. All ranks end; the last checkpoint is kept.`);
     setTimeout(() => forward('SIGKILL'), GRACE_MS).unref();
   };
   const failLate = (seconds: number): boolean => {

@@ -4,7 +4,7 @@
 
 const HARDWARE = 'each rank trains on one device, as `--processes` or a launcher starts them';
 const FASTER_TORCH = 'it chooses among kernels of PyTorch';
-const LOADING = 'files and data are read by this library, with safetensors tensor by tensor';
+const LOADING = 'this library reads files and data in its own way';
 const SWITCHED_OFF = 'its method is off or refused';
 const IMAGES = 'images, video and sound are not supported';
 const OTHER_ENGINES = 'no other inference engine is used';
@@ -266,7 +266,7 @@ export const REFUSED_KEYS: ReadonlyMap<string, RefusedKey> = new Map(
   Object.entries({
     adapter_folder: refused('Write the subfolder as part of adapter_name_or_path.'),
     new_special_tokens_config: refused(
-      'Rows of new tokens are not made of descriptions. Set add_special_tokens instead.',
+      'New tokens cannot be initialized from descriptions. Set add_special_tokens instead.',
     ),
     split_special_tokens: notYet('Splitting special tokens'),
     rope_scaling: refused("The rotary scaling is read from the model's config.json. Remove the key."),

@@ -78,7 +78,7 @@ function describeLongest(rows: LongestRows[]): string {
   const sources = {
     budget: 'the memory budget',
     card: "nine tenths of the card's memory",
-    example: "nine tenths of usual cards; --memory-budget gives your card's",
+    example: 'nine tenths of common cards; set your own with --memory-budget',
   };
   return `${fitting.join(', ')} (${sources[rows[0].source]})`;
 }

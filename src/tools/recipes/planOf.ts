@@ -41,7 +41,7 @@ export interface LongestRows {
 /** Share of a card's memory that a run may use: estimates may be a tenth too low. */
 const CARD_SHARE = 0.9;
 const GIB = 2 ** 30;
-/** The memory of usual cards. */
+/** The memory of common cards. */
 const EXAMPLES = [8, 12, 16, 24].map((size) => size * GIB);
 
 /** The plan of a recipe: what it will do, in numbers. */

@@ -39,7 +39,7 @@ export function register(program: Command): void {
     ['tfjs-lora chat Llama-3.2-1B-Instruct', 'chat with a model'],
     [
       "tfjs-lora chat recipe.yaml temperature=0.7 --system 'Answer in one sentence.'",
-      'chat with what a recipe trained',
+      'chat with the model that a recipe trained',
     ],
   );
 }

@@ -40,7 +40,7 @@ export function register(program: Command): void {
   withExamples(
     doctor,
     ['tfjs-lora doctor', 'show what works'],
-    ['tfjs-lora doctor --json', 'show it as JSON, for a bug report'],
+    ['tfjs-lora doctor --json', 'print it as JSON, for a bug report'],
   );
 }
 
@@ -103,7 +103,7 @@ function format(report: Report): string {
       `backend ${backend}`,
       `${available ? 'works' : 'does not work'}: ${text}`,
     ]),
-    ['auto takes', report.chosen ?? 'none: no backend works on this machine'],
+    ['auto chooses', report.chosen ?? 'none: no backend works on this machine'],
     ...Object.entries(report.packages).map(([name, version]) => [name, version ?? 'not installed']),
   ];
   const width = Math.max(...rows.map(([name]) => name.length));

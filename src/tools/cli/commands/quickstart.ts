@@ -32,6 +32,6 @@ export function register(program: Command): void {
       'tfjs-lora quickstart',
       'train, measure before and after, and write the adapter and a plot to out/quickstart',
     ],
-    ['tfjs-lora quickstart --rank 16 --epochs 3', 'with other settings'],
+    ['tfjs-lora quickstart --rank 16 --epochs 3', 'use other settings'],
   );
 }

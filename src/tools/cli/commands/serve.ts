@@ -26,12 +26,12 @@ export function register(program: Command): void {
     .description("Serve a model with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models.")
     .argument('<model>', "a recipe, a model's folder, or its name on the hub")
     .argument('[key=value...]', 'recipe keys, such as adapter_name_or_path=saves/lora template=llama3')
-    .option('--host <address>', 'address to listen on; 0.0.0.0 lets other machines in', '127.0.0.1')
+    .option('--host <address>', 'address to listen on; 0.0.0.0 also accepts other machines', '127.0.0.1')
     .option('--port <number>', 'port to listen on; 0 for any free port', portOf, 8000)
     .option('--model-name <name>', 'name of the base in requests (default: its folder)')
     .option('--adapter <name=folder...>', 'more adapters; requests choose them by name', [])
     .option('--max-batch-size <number>', 'largest number of requests to answer together', countOf, 8)
-    .option('--allow-adapter-changes', 'let requests load and unload adapters of this machine')
+    .option('--allow-adapter-changes', 'let requests load adapters from this machine, and unload them')
     .addOption(new Option('--api-key <key>', 'key that every request must have').env('TFJS_LORA_API_KEY'))
     .action(async (target: string, overrides: string[], _options: unknown, command: Command) => {
       const {backend, adapter, ...options} = command.optsWithGlobals<ServeCommandOptions>();
@@ -68,7 +68,7 @@ export function register(program: Command): void {
     ],
     [
       'tfjs-lora serve recipe.yaml --host 0.0.0.0 --api-key secret',
-      'let other machines in that know the key',
+      'accept other machines that send the key',
     ],
   );
 }

@@ -3,7 +3,7 @@ import {setupTensorFlow} from '../../setup/setupTensorFlow.ts';
 import {withExamples} from '../withExamples.ts';
 
 export function register(program: Command): void {
-  const setup = program.command('setup').description('Install a backend that npm alone does not install.');
+  const setup = program.command('setup').description('Install a backend that npm does not install.');
   const tensorflow = setup
     .command('tensorflow')
     .description('Install native TensorFlow: download its library, build the addon, and test it.')
@@ -31,7 +31,7 @@ export function register(program: Command): void {
       });
       console.log(
         `TensorFlow ${installed}, on the ${isOnGpu ? 'GPU' : 'CPU'}${fusedOps?.sources ? ' with fused ops' : ''}, loaded and multiplied in ${(milliseconds / 1000).toFixed(1)} s. ` +
-          'useBackend takes it from now on.',
+          "useBackend('tensorflow') now uses it.",
       );
     });
   const examples: [string, string][] = [

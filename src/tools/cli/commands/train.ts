@@ -38,7 +38,7 @@ export function register(program: Command): void {
     )
     .option(
       '--processes <count>',
-      'train on several cards of this host, one process each: their number, or auto for all',
+      'number of cards of this host to train on, with one process each; auto: all',
       processCount,
     )
     .action(async (path: string, overrides: string[], _options: unknown, command: Command) => {
@@ -83,8 +83,8 @@ export function register(program: Command): void {
     });
   withExamples(
     train,
-    ['tfjs-lora train recipe.yaml --dry-run', 'show what the recipe would do, and the memory it needs'],
-    ['tfjs-lora train recipe.yaml lora_rank=16 num_train_epochs=1', 'run it with other values'],
+    ['tfjs-lora train recipe.yaml --dry-run', 'show the plan and the memory it needs'],
+    ['tfjs-lora train recipe.yaml lora_rank=16 num_train_epochs=1', 'override two keys of the recipe'],
     ['tfjs-lora train recipe.yaml resume_from_checkpoint=true', 'continue a run that was stopped'],
   );
 }
