@@ -69,7 +69,7 @@ async function train(settings: Settings, isResumed: boolean): Promise<void> {
   losses = isResumed ? [...(stored?.losses ?? [])] : [];
   stopping = new AbortController();
   stop.hidden = false;
-  show('activity', isResumed ? 'resuming…' : 'making examples…');
+  show('activity', isResumed ? 'resuming…' : 'preparing examples…');
   try {
     showStored(
       await training.run('train', {settings, isResumed}, {signal: stopping.signal, onReport: showTraining}),
@@ -90,7 +90,7 @@ function showTraining(report: TrainingReport): void {
   }
   const {step, loss, tokensPerSecond, secondsLeft = 0} = report.step;
   losses = [...losses.slice(0, step - 1), loss]; // a resumed training repeats the steps after its checkpoint
-  show('activity', `training; kept for a restart every ${saveSteps} steps`);
+  show('activity', `training; a checkpoint is saved every ${saveSteps} steps`);
   show('step', `${step} of ${steps}`);
   show('loss', loss.toFixed(3));
   show('pace', Math.round(tokensPerSecond).toLocaleString('en'));
@@ -105,7 +105,7 @@ function showStored(run: StoredRun | undefined): void {
   resume.hidden = !run;
   if (!run) return;
   resume.textContent = run.isFinished
-    ? 'Bring back the last adapter'
+    ? 'Restore the last adapter'
     : `Resume after step ${run.losses.length} of ${run.settings.steps}`;
 }
 

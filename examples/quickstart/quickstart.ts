@@ -26,7 +26,7 @@ async function main(settings: QuickstartSettings): Promise<void> {
   const training = billRecords('train', settings.trainBills);
   const heldOut = billRecords('heldOut', settings.heldOutBills);
   console.log(
-    `${training.length} bills to learn from, ${heldOut.length} unseen ones to be measured on. One of them:\n`,
+    `${training.length} bills to train on and ${heldOut.length} unseen bills to measure with. One of the unseen bills:\n`,
   );
   console.log(`${indented(heldOut[0].input)}\n`);
 
@@ -48,14 +48,14 @@ async function main(settings: QuickstartSettings): Promise<void> {
   );
   const history = await learnSummaries(model, learning);
   const trainable = trainableCount(model);
-  console.log(`${count(trainable)} weights trained, ${count(model.countParams() - trainable)} stayed.`);
+  console.log(`${count(trainable)} weights trained, ${count(model.countParams() - trainable)} frozen.`);
 
-  // After training, and a control: the trained numbers in random places. A gain counts only if the control lacks it.
+  // After training, and a control: the trained numbers, shuffled. A gain counts only if the control does not have it.
   const trained = await evaluateSummaries(model, heldOut);
   const random = await withShuffledAdapter(model, seed, () => evaluateSummaries(model, heldOut));
   const rows: Row[] = [
     {name: 'base', ...base, bytes: model.byteLength - 4 * trainable},
-    {name: 'random adapter', ...random},
+    {name: 'shuffled adapter', ...random},
     {
       name: 'trained adapter',
       ...trained,
@@ -88,7 +88,7 @@ async function main(settings: QuickstartSettings): Promise<void> {
     printSample(record, base.summaries[index], trained.summaries[index]);
   console.log(`adapter   ${adapterFolder} (reloaded: ${same} of ${again.length} summaries are the same)`);
   console.log(`loss plot ${plotPath}.png, .svg`);
-  console.log(`${((performance.now() - started) / 1000).toFixed(0)} s in all`);
+  console.log(`${((performance.now() - started) / 1000).toFixed(0)} s in total`);
   if (same < again.length) process.exitCode = 1;
 }
 
@@ -161,8 +161,8 @@ function printTable(rows: Row[]): void {
     console.log(`${row.name.padEnd(16)}${columns.map(([, cell]) => cell(row).padStart(11)).join('')}`);
   }
   console.log(
-    'held-out bills; ROUGE as rouge_score (stemmed), BLEU as sacreBLEU, exact: equal to the reference; step: peak of\n' +
-      'all tensors in a training step\n',
+    'Scores on held-out bills: ROUGE as in rouge_score (stemmed), BLEU as in sacreBLEU, exact: share of summaries that\n' +
+      'equal the reference. Step: peak of all tensors in a training step.\n',
   );
 }
 
