@@ -53,7 +53,7 @@ export type {HotswapAdapterOptions, PrepareHotswapOptions} from './peft/hotswapA
 export type {CordaConfig} from './peft/initialization/corda.ts';
 export type {EvaConfig} from './peft/initialization/eva.ts';
 export type {InitializationName} from './peft/initialization/initializations.ts';
-export type {InitializeLoRAOptions} from './peft/initialization/initializeLoRA.ts';
+export type {InitializeLoRAOptions} from './peft/initialization/initializeLoRAOptions.ts';
 export type {LoraGAConfig} from './peft/initialization/loraGA.ts';
 export type {LoadAdapterOptions} from './peft/loadAdapter.ts';
 export type {LoRAOptions, LoRAOptionsOf} from './peft/loraOptions.ts';

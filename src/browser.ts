@@ -20,7 +20,7 @@ export type {LoadOptions} from '../models/loadPretrained.ts';
 export type {MergeAdaptersOptions} from '../models/peft/adapterMerge.ts';
 export type {AdaptedLayerStatus, AdapterStatus, AdaptersStatus} from '../models/peft/adapterStatus.ts';
 export type {CombinationType, CombineAdaptersOptions} from '../models/peft/combineAdapters.ts';
-export type {InitializeLoRAOptions} from '../models/peft/initialization/initializeLoRA.ts';
+export type {InitializeLoRAOptions} from '../models/peft/initialization/initializeLoRAOptions.ts';
 export type {LoadAdapterOptions} from '../models/peft/loadAdapter.ts';
 export type {LoRAOptions} from '../models/peft/loraOptions.ts';
 export type {SaveAdapterFilesOptions} from '../models/peft/saveAdapter.ts';

@@ -26,7 +26,8 @@ import {
   type PrepareHotswapOptions,
   prepareHotswap,
 } from './hotswapAdapter.ts';
-import {type InitializeLoRAOptions, initializeLoRA} from './initialization/initializeLoRA.ts';
+import {initializeLoRA} from './initialization/initializeLoRA.ts';
+import type {InitializeLoRAOptions} from './initialization/initializeLoRAOptions.ts';
 import {type LoadAdapterOptions, loadAdapter} from './loadAdapter.ts';
 import type {LoRAOptions, LoRAOptionsOf} from './loraOptions.ts';
 import type {RowAdapters} from './rowAdapters.ts';

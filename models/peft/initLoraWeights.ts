@@ -1,6 +1,6 @@
 import {TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
-import {type InitializedAs, initializationNamed} from './initialization/initializeLoRA.ts';
+import {type InitializedAs, initializationNamed} from './initialization/initializeLoRAOptions.ts';
 
 /** Names that do not change the base. Neither do true, false and null: once trained, they make no difference. */
 const KEEPS_BASE = ['gaussian', 'eva', 'orthogonal', 'mica'];

@@ -6,7 +6,7 @@ import {mkdirSync, readdirSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {CausalLM} from '../../models/causalLM.ts';
-import type {InitializeLoRAOptions} from '../../models/peft/initialization/initializeLoRA.ts';
+import type {InitializeLoRAOptions} from '../../models/peft/initialization/initializeLoRAOptions.ts';
 import type {LoRAOptions} from '../../models/peft/loraOptions.ts';
 import {writeSafetensors} from '../../quant/safetensors/writeSafetensors.ts';
 import {AutoModelForCausalLM, applyLoRA, Llama, saveAdapter} from '../../src/index.ts';

@@ -3,7 +3,7 @@ import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {Batch} from '../../../models/batch.ts';
 import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
-import type {InitializeLoRAOptions} from '../../../models/peft/initialization/initializeLoRA.ts';
+import type {InitializeLoRAOptions} from '../../../models/peft/initialization/initializeLoRAOptions.ts';
 import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import {describeEachBackend} from '../../describeEachBackend.ts';
 import {errorOf} from '../../models/tinyLlama.ts';

@@ -2,7 +2,7 @@ import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {LlamaForCausalLM} from '../../../models/llama/llama.ts';
-import type {InitializeLoRAOptions} from '../../../models/peft/initialization/initializeLoRA.ts';
+import type {InitializeLoRAOptions} from '../../../models/peft/initialization/initializeLoRAOptions.ts';
 import type {LoRAOptions} from '../../../models/peft/loraOptions.ts';
 import {setWarningHandler} from '../../../quant/warn.ts';
 import {describeFastBackends} from '../../describeEachBackend.ts';
