@@ -23,14 +23,17 @@ interface PassArgs {
   part?: RowPart;
 }
 
-/** A frozen layer with adapters of one kind, in whose place it stands: a model runs, trains and saves it as that layer. */
+/**
+ * A frozen layer with adapters of one kind. It replaces that layer in a model, which runs, trains and saves it under
+ * the same name.
+ */
 export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLayer {
   /** The layer without its adapters; while merged, with the active ones in its weights. */
   abstract base: ModuleLayer;
   readonly adapters = new Map<string, A>();
   /** Names of the active adapters, in the order in which they are applied. */
   activeAdapters: string[] = [];
-  /** The adapter of each row of the batch, if there is one; set only while a pass runs in which they differ. */
+  /** The adapter of each row of the batch; set only while a pass runs whose rows have different adapters. */
   rowNames?: readonly string[];
 
   /** Whether it computes {@link rowNames}. */
@@ -72,7 +75,7 @@ export abstract class AdaptedLayer<A extends Adapter = Adapter> extends ModuleLa
   /** Whether the base contains the active adapters. */
   abstract get isMerged(): boolean;
 
-  /** Puts the active adapters into the base, whose own weights are kept until {@link unmerge}. */
+  /** Merges the active adapters into the base. Its own weights are kept until {@link unmerge}. */
   abstract merge(options?: MergeOptions): void;
 
   /** Restores the base as it was before {@link merge}, bit for bit. Does nothing if the layer is not merged. */

@@ -8,7 +8,7 @@ import {show} from '../quant/show.ts';
 /** `nf4`, `fp4`, `int8`, or the name of a registered quantizer. */
 export type QuantizationType = 'nf4' | 'fp4' | 'int8' | (string & {});
 
-/** How to quantize a weight; further options of a registered quantizer pass through to it. */
+/** How to quantize a weight. Further options are passed to a registered quantizer. */
 export interface QuantizationArgs {
   type: QuantizationType;
   /** Number of values that share a scale, 4-bit types only. Default 64. */
@@ -19,8 +19,8 @@ export interface QuantizationArgs {
    */
   doubleQuant?: boolean;
   /**
-   * How double quantization finds the scales' codes: `nearest`, like bitsandbytes' portable kernel, or `table`, like
-   * its native CPU kernel. Default `nearest`.
+   * How double quantization finds the codes of scales: `nearest`, as bitsandbytes' portable kernel does, or `table`, as
+   * its native CPU kernel does. Default `nearest`.
    */
   absmaxSearch?: CodeSearch8Bit;
   /**

@@ -76,7 +76,7 @@ export interface PredictOptions extends Pick<ForwardOptions, 'attentionMask' | '
    * Name of the adapter for each row, or one name for all; `__base__` means no adapter. Default: the active adapters.
    */
   adapterNames?: string | readonly string[];
-  /** Ignored: a batch is computed whole. */
+  /** Ignored: the whole batch is computed together. */
   batchSize?: number;
   /** Ignored. */
   verbose?: boolean;
@@ -144,8 +144,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   /**
    * Whether the backward pass recomputes each block from its input instead of keeping its intermediates. With
-   * `'offload'`, the inputs are kept in host memory, from where a graphics card gets them back one by one; where all
-   * memory is the host's, it equals true. Default true.
+   * `'offload'`, the inputs are kept in host memory and copied back to the graphics card one by one; on backends whose
+   * memory is the host's, it means true. Default true.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything else
    */
@@ -164,8 +164,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * NEFTune: the size of random noise on the embedding of training passes, for about 5 to 15; see `embeddingNoise`. Such
-   * passes are not recorded. Default 0: no noise.
+   * NEFTune: the size of random noise on the embedding in training, usually 5 to 15; see `embeddingNoise`. Passes with
+   * noise are not recorded for replay. Default 0: no noise.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything but a number from 0; `UNSUPPORTED` for a family that
    *   scales its embedding, or that has a `forward` of its own
@@ -367,8 +367,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Computes the cross-entropy of each label that counts, for losses that weigh labels or compare rows. Differentiable;
-   * the logits never exist whole. The sum is {@link lossSum}.
+   * Computes the cross-entropy of each label that counts, for losses that weigh labels or compare rows. The result is
+   * differentiable, and its sum is {@link lossSum}. Logits are computed for only some of the labels at a time.
    */
   tokenLosses(batch: Batch, options: TokenLossesOptions = {}): TokenLosses {
     this.assertUsable();
@@ -450,9 +450,9 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Gives the model a vocabulary of another size, as transformers' `resize_token_embeddings`: the embedding, and a head that
-   * is not tied to it, lose their last rows or get new ones, which are drawn at random. {@link saveAdapter} then also
-   * writes the tables, as PEFT does.
+   * Changes the size of the vocabulary, as transformers' `resize_token_embeddings` does: the embedding, and a head that
+   * is not tied to it, lose their last rows or get new rows, which are drawn at random. {@link saveAdapter} then also
+   * writes these tables, as PEFT does.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT`; `UNSUPPORTED` for a model with adapters, or whose head is quantized
    * @example
@@ -479,8 +479,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Adds tokens to the tokenizer, and rows for them to the model if it has too few: see {@link resizeVocab}. Tokens that the
-   * vocabulary has keep their ids. {@link save} and the tokenizer's own write the tokenizer.
+   * Adds tokens to the tokenizer, and rows for them to the model if it has too few; see {@link resizeVocab}. Tokens
+   * that are already in the vocabulary keep their ids. {@link save} and the tokenizer's own `save` write the tokenizer.
    *
    * @throws TfjsLoraError `UNSUPPORTED` without a tokenizer, and as {@link resizeVocab}; `INVALID_ARGUMENT`
    */
@@ -515,7 +515,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Continues one prompt or several; see {@link GenerateOptions}. Each call has its own key-value cache, and frees it.
+   * Continues one prompt or several; see {@link GenerateOptions}. Each call creates its own key-value cache and frees
+   * it at the end.
    *
    * @param prompt text, or token ids, which are used as they are
    * @returns the new text only, without special tokens; a list for a list of prompts
@@ -570,16 +571,17 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Writes a GGUF file for llama.cpp, Ollama and others that read it: the weights in `type`, the shape, the tokenizer and
+   * Writes a GGUF file for llama.cpp, Ollama and other programs: the weights in `type`, the config, the tokenizer and
    * its chat template. Adapters must be merged first, because they would be lost otherwise; {@link saveAdapterGguf}
-   * writes one alone. Memory holds one tensor of the file at a time.
+   * writes an adapter alone. Only one tensor of the file is in memory at a time.
    *
    * The blocks of `q8_0` and the other quantized types are those that llama.cpp's own quantizer makes without an
    * importance matrix, byte for byte. A quantized model is dequantized first.
    *
    * @param folder a path, or a `Map` that receives the file as a `Blob` where there is no disk
    * @throws TfjsLoraError `UNSUPPORTED` for a family, a tokenizer or a setting that llama.cpp does not have;
-   *   `INVALID_ARGUMENT` for an unmerged adapter; `NON_FINITE` for a value that `f16` does not have; the signal's reason
+   *   `INVALID_ARGUMENT` for an unmerged adapter; `NON_FINITE` for a value that `f16` does not have; the signal's
+   *   reason
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';
@@ -596,8 +598,8 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
   }
 
   /**
-   * Writes an adapter as a GGUF file, which llama.cpp adds to a base in a GGUF file of its own (`--lora`). One scale and
-   * alpha per layer, rsLoRA and `alphaPattern` included, are written exactly.
+   * Writes an adapter as a GGUF file, which llama.cpp adds to a base in another GGUF file (`--lora`). The scale and
+   * alpha of each layer, including rsLoRA and `alphaPattern`, are written exactly.
    *
    * @param folder a path, or a `Map` that receives the file as a `Blob` where there is no disk
    * @throws TfjsLoraError `UNSUPPORTED` for what GGUF cannot store: DoRA, biases, modules that were trained whole, an

@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import type {OptionNames} from '../quant/knownOptions.ts';
 import {letSignalsThrough} from './letSignalsThrough.ts';
 
-/** How many of the layers are done. */
+/** Number of layers that are done, and of all layers. */
 export interface LayerProgress {
   layer: string;
   done: number;

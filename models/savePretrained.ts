@@ -33,7 +33,7 @@ export interface SavableModel extends LayeredModel {
   formatConfig(dtype: StorageDtype): Record<string, unknown>;
 }
 
-/** How many of the tensors are written or read. */
+/** Number of tensors that are written or read, and of all tensors. */
 export interface TensorProgress {
   tensor: string;
   done: number;

@@ -18,7 +18,10 @@ import {readJsonIfPresent, readJsonOf} from './jsonFile.ts';
 import {assertTokenizerPatterns} from './patterns/assertTokenizerPatterns.ts';
 import {TOKENIZER_FILES, type TokenizerFiles} from './tokenizerFiles.ts';
 
-/** One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) pass through. */
+/**
+ * One turn of a conversation, as chat templates read it. Further keys (`tool_calls`, `name`) are passed to the
+ * template.
+ */
 export interface ChatMessage {
   role: string;
   content?: unknown;
@@ -256,10 +259,10 @@ export class Tokenizer {
   }
 
   /**
-   * Renders a conversation as the one text that the model was trained to continue.
+   * Renders a conversation as text, in the format that the model was trained to continue.
    *
-   * @throws TfjsLoraError `UNSUPPORTED` when the tokenizer has no chat template; `INVALID_ARGUMENT` when the
-   *   template refuses the messages; `CORRUPT_FILE` when it is not a valid template, or exceeds its limits
+   * @throws TfjsLoraError `UNSUPPORTED` when the tokenizer has no chat template; `INVALID_ARGUMENT` when the template
+   *   refuses the messages; `CORRUPT_FILE` when it is not a valid template, or exceeds its limits
    */
   applyChatTemplate(messages: ChatMessage[], options: ChatTemplateOptions = {}): string {
     if (!Array.isArray(messages) || messages.length === 0) {

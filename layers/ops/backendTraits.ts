@@ -5,7 +5,7 @@ import type {StackMemoryOf} from './stackMemory.ts';
 /** Called with 0 at the beginning and again after each compiled shader; never called if no shader is missing. */
 export type CompileProgress = (compiled: number, total: number) => void | Promise<void>;
 
-/** The commands of ops that ran once, ready to run again on the current contents of their tensors. */
+/** The commands of ops that ran once. They can run again on the current contents of their tensors. */
 export interface Replay {
   /** Whether the commands still own everything they read and write; if not, they must not run. */
   readonly isCurrent: boolean;

@@ -33,15 +33,16 @@ type AfterToken = () => void | Promise<void>;
  * an end-of-sequence token, at a stop string, after `maxNewTokens`, or when it fills the model's
  * `maxPositionEmbeddings` (transformers would continue past the positions that the model knows).
  *
- * Each call makes its own key-value cache and frees it when it ends, also after an error.
+ * Each call creates its own key-value cache and frees it at the end, also after an error.
  *
  * @param prompts texts, which are encoded with their special tokens (`<|begin_of_text|>`), or ids, which are used as
  *   they are
  * @returns the new text only, without special tokens; a list for a list of prompts
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown or impossible option, no prompt, an empty one, or one that
- *   leaves no room below `maxPositionEmbeddings`; `VOCABULARY_MISMATCH` for ids the model does not have;
- *   `UNSUPPORTED` when the model has no tokenizer; `NON_FINITE` when the logits are not finite; the signal's reason;
- *   `UNKNOWN_ADAPTER`, and `INVALID_ARGUMENT` for `adapterNames` of another number than prompts or with merged adapters
+ *   leaves no room below `maxPositionEmbeddings`; `VOCABULARY_MISMATCH` for ids the model does not have; `UNSUPPORTED`
+ *   when the model has no tokenizer; `NON_FINITE` when the logits are not finite; the signal's reason;
+ *   `UNKNOWN_ADAPTER`, and `INVALID_ARGUMENT` if the numbers of `adapterNames` and prompts differ, or adapters are
+ *   merged
  */
 export function generate(model: GenerativeModel, prompts: Prompt, options?: GenerateOptions): Promise<string>;
 export function generate(
@@ -92,8 +93,8 @@ export async function generateIds(
 /**
  * Generates as {@link generate} does for one prompt, and yields the text piece by piece; the pieces add up to the
  * result of `generate`. The key-value cache is freed when the loop ends, also early; without a loop, call the
- * generator's `return()`. The model must not change until then: a pass that a backend replays does not notice an
- * adapter switched in between.
+ * generator's `return()`. The model must not change until then, because a pass that a backend replays does not notice
+ * if an adapter is switched.
  *
  * @throws TfjsLoraError as {@link generate}, when the first piece is read
  */

@@ -33,7 +33,7 @@ export function requireTokenizer({tokenizer}: GenerativeModel): Tokenizer {
 /** A text, or its token ids. */
 export type Prompt = string | number[];
 
-/** How far a generation is. */
+/** Progress of a generation. */
 export interface GenerateProgress {
   /** Number of prompts that are answered. */
   done: number;
@@ -50,8 +50,8 @@ export interface GenerateOptions extends Omit<GenerationConfig, 'otherKeys'> {
   /** Stops the generation before the next token, with the signal's reason as the error. */
   signal?: AbortSignal;
   /**
-   * JSON schema that the answer fits, unless `maxNewTokens` cuts it off: tokens that would break it are not chosen.
-   * `true` stands for any JSON value. Default: any text.
+   * JSON schema that the answer is valid against, unless `maxNewTokens` cuts it off: tokens that would make it invalid
+   * are not chosen. `true` allows any JSON value. Default: any text.
    */
   jsonSchema?: JsonSchema;
   /**
@@ -69,6 +69,8 @@ export const GENERATE_OPTIONS = {
 } satisfies OptionNames<GenerateOptions>;
 
 export interface StreamTokensOptions extends GenerateOptions {
-  /** Number of alternatives to report with each token; 0 only reports its own probability. Default: neither. */
+  /**
+   * Number of alternatives to report with each token; 0 reports only its own probability. Default: neither is reported.
+   */
   alternatives?: number;
 }

@@ -20,7 +20,7 @@ const SAVE_ADAPTER_OPTIONS = {
  * Writes an adapter of a model from {@link applyLoRA} as a PEFT folder, with `adapter_config.json` and
  * `adapter_model.safetensors`. PEFT loads it into a PyTorch model whose linear modules have the names of the layers.
  *
- * @param folder a path, or a `Map` that receives the files as `Blob`s where there is no disk
+ * @param folder a path, or a `Map` that receives the files as `Blob`s, for environments without a disk
  * @throws TfjsLoraError `UNKNOWN_ADAPTER`
  */
 export async function saveAdapter(
@@ -38,7 +38,7 @@ export async function saveAdapter(
  * Loads a PEFT folder onto the dense layers of a model. The result shares all weights with the given model, as in
  * {@link applyLoRA}. The adapter is frozen unless `trainable`.
  *
- * @throws TfjsLoraError for a damaged folder, or one for another model; the given model does not change
+ * @throws TfjsLoraError for a damaged folder, or a folder for another model; the given model does not change
  */
 export async function loadAdapter(
   model: tf.LayersModel,

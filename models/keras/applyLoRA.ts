@@ -5,9 +5,10 @@ import {DenseModules} from './denseModules.ts';
 
 /**
  * Adds low-rank adapters to the dense layers of any `tf.LayersModel`: sequential, functional, nested, or loaded from
- * files. The result shares all weights with the given model, without a copy. It is a plain `tf.LayersModel` to compile
- * and fit as usual, in which only the adapters train. The layers that the two share are frozen (`trainable = false`) in
- * both, and normalize by their moving averages. Disposing a model frees what the other does not use.
+ * files. The result shares all weights with the given model without copying them. It is a plain `tf.LayersModel`, which
+ * you compile and fit as usual, and in which only the adapters train. The layers that the two models share are frozen
+ * (`trainable = false`) in both, and normalize by their moving averages. Disposing of one model frees only what the
+ * other does not use.
  *
  * @param options options as for a Llama; `'all-linear'`, the default, means every dense layer here, including the last
  * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, or all if none is dense; `UNSUPPORTED` for a target

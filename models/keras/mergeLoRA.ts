@@ -11,9 +11,9 @@ import {FrozenBatchNorm} from './frozenBatchNorm.ts';
 import {rebuildModel} from './rebuildModel.ts';
 
 /**
- * Makes a model in which plain `tf.layers.dense` layers have the sum of weights and active adapters. It no longer needs
- * this library, unless layers without adapters are quantized. The given model does not change; both share all other
- * layers, which stay frozen.
+ * Makes a model whose plain `tf.layers.dense` layers contain the sum of weights and active adapters. It no longer needs
+ * this library, unless layers without adapters are quantized. The given model does not change. Both models share all
+ * other layers, which stay frozen.
  *
  * @throws TfjsLoraError `UNKNOWN_ADAPTER` for a model without adapters, `UNSUPPORTED` for a quantized layer unless
  *   `dequantize`, `NON_FINITE`; the signal's reason, with nothing kept

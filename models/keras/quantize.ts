@@ -10,7 +10,8 @@ import {DenseModules} from './denseModules.ts';
 
 /**
  * Makes a model whose dense layers are stored in 4 or 8 bits; {@link applyLoRA} on it is QLoRA. The given model does
- * not change, and the two share all other layers: dispose it to free the dense layers' memory.
+ * not change, and both models share all other layers. Dispose of the given model to free the memory of its dense
+ * layers.
  *
  * @throws TfjsLoraError `UNKNOWN_TARGET` for a model without dense layers, `INVALID_ARGUMENT` for an unknown type or
  *   option or a model with adapters, `NON_FINITE` naming the weight; the signal's reason, with nothing kept

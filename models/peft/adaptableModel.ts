@@ -42,9 +42,9 @@ export abstract class AdaptableModel extends ModuleModel {
   private readonly adapterSet = new AdapterSet(this);
 
   /**
-   * Quantizes the linear layers in place, one at a time; layers that are already quantized do not change. Adapters
-   * stay, so this turns LoRA into QLoRA. Weights without memory (`allocate: false`) are declared as quantized, to be
-   * counted.
+   * Quantizes the linear layers in place, one at a time. Layers that are already quantized do not change. Adapters are
+   * kept, so this turns LoRA into QLoRA. Weights without memory (`allocate: false`) are declared as quantized, so that
+   * they can be counted.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or while adapters are merged, `NON_FINITE` naming the
    *   weight, and the signal's reason; the layers before it are then quantized, and another call continues
@@ -96,7 +96,7 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Freezes the model and adds a low-rank adapter to its linear layers; from then on, only adapters train, and the value
+   * Freezes the model and adds a low-rank adapter to its linear layers. Afterwards, only adapters train, and the value
    * head if there is one.
    *
    * @throws TfjsLoraError `UNKNOWN_TARGET` naming the nearest layers, `INVALID_ARGUMENT` for an impossible rank,
@@ -119,12 +119,12 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Initializes a new adapter, as PEFT's `init_lora_weights` does, before it trains: from its base, or from what `batches`
-   * show. All methods but `eva`, `orthogonal` and `mica` also change the base, so that the model computes nearly or exactly
-   * what it did, and no other adapter fits it; quantize a model afterwards.
+   * Initializes a new adapter before it trains, as PEFT's `init_lora_weights` does: from its base, or from data in
+   * `batches`. All methods except `eva`, `orthogonal` and `mica` also change the base, so that the model's outputs stay
+   * nearly or exactly the same. No other adapter fits the changed base. Quantize the model only afterwards.
    *
-   * @throws TfjsLoraError `INVALID_ARGUMENT`; `UNSUPPORTED` for a base that is quantized and would change, and beside other
-   *   adapters; the signal's reason; nothing has then changed
+   * @throws TfjsLoraError `INVALID_ARGUMENT`; `UNSUPPORTED` for a base that is quantized and would change, and beside
+   *   other adapters; the signal's reason; nothing has then changed
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';
@@ -180,8 +180,8 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Gives an adapter another name. It stays as it is and where it is among the others, active, merged and trained as
-   * before; optimizers keep their state. Only the masks of dropout, which are drawn by name, change.
+   * Renames an adapter. Its weights, its order among the adapters, and whether it is active, merged and trained do not
+   * change, and optimizers keep their state. Only the masks of dropout, which are drawn by name, change.
    *
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a new name that exists or is none
    * @example
@@ -227,13 +227,13 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Adds an adapter that is a weighted combination of others, as PEFT's `add_weighted_adapter`, and activates it,
-   * frozen. The others stay. The new adapter's scale is 1.
+   * Adds an adapter that is a weighted combination of others, as PEFT's `add_weighted_adapter` does. The new adapter is
+   * active and frozen, and its scale is 1. The others are kept.
    *
    * @param weights a weight for each adapter, which may be negative
-   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a name that exists, and for unequal ranks or a missing
-   *   `density` where the type needs them; `UNSUPPORTED` for adapters with more than low-rank matrices of linear layers,
-   *   such as DoRA or trained biases; the signal's reason
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a name that exists, and for unequal ranks or a
+   *   missing `density` where the type needs them; `UNSUPPORTED` for adapters with more than low-rank matrices of
+   *   linear layers, such as DoRA or trained biases; the signal's reason
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';
@@ -258,7 +258,7 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Runs `fn` while only the named adapters are active. What trains and what is merged does not change.
+   * Runs `fn` while only the named adapters are active. It does not change which weights train or are merged.
    *
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`
    */
@@ -268,8 +268,8 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Prepares forward passes in which each row of a batch has its own adapter, whichever are active. `predict` and
-   * `generate` do this for their `adapterNames`.
+   * Prepares forward passes in which each row of a batch has its own adapter, regardless of which adapters are active.
+   * `predict` and `generate` do this for their `adapterNames`.
    *
    * @param names the adapter of each row, or `__base__` for none
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` while adapters are merged
@@ -292,7 +292,7 @@ export abstract class AdaptableModel extends ModuleModel {
 
   /**
    * Adds the active adapters to the base weights, until {@link unmergeLoRA} restores these bit for bit. Layers that are
-   * merged already stay so.
+   * already merged do not change.
    *
    * @throws TfjsLoraError `UNSUPPORTED` for quantized weights without `dequantize`, which gives the adapted layers
    *   plain weights in the dtype they had before they were quantized; the signal's reason. Nothing has then changed
@@ -358,15 +358,16 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Puts the weights and settings of a PEFT folder in the place of an adapter's, as PEFT's `hotswap_adapter`: nothing is
-   * compiled again, and on webgpu recorded passes stay while the scale is the same. The folder may have a smaller rank,
-   * another alpha and, without DoRA, fewer layers. Optimizer states stay. If anything is wrong, the model does not change.
+   * Replaces an adapter's weights and settings with those of a PEFT folder, as PEFT's `hotswap_adapter` does. Nothing
+   * is compiled again, and on webgpu, recorded passes remain valid if the scale is the same. The folder may have a
+   * smaller rank, another alpha and, without DoRA, fewer layers. Optimizer states are kept. If anything is wrong, the
+   * model does not change.
    *
    * @param folder a path, a URL, or the files in memory
-   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a larger rank, see {@link prepareHotswap}, and while
-   *   adapters are merged; `UNSUPPORTED` for another kind of adapter, other replicated layers or more than low-rank matrices;
-   *   `UNEXPECTED_TENSOR` for a layer that the adapter lacks; `MISSING_TENSOR` for fewer layers with DoRA; as
-   *   {@link loadAdapter}
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a larger rank, see {@link prepareHotswap}, and
+   *   while adapters are merged; `UNSUPPORTED` for another kind of adapter, other replicated layers or more than
+   *   low-rank matrices; `UNEXPECTED_TENSOR` for a layer that the adapter lacks; `MISSING_TENSOR` for fewer layers with
+   *   DoRA; as {@link loadAdapter}
    * @example
    * ```ts
    * import {Llama} from 'tfjs-lora';
@@ -384,11 +385,11 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Pads an adapter's matrices with zeros to the largest rank of the adapters that {@link hotswapAdapter} will put in its
-   * place. What it computes does not change; it is saved with that rank.
+   * Pads an adapter's matrices with zeros to the largest rank of the adapters with which {@link hotswapAdapter} will
+   * replace it. Its outputs do not change, and it is saved with that rank.
    *
-   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a smaller rank than the adapter's; `UNSUPPORTED` for
-   *   more than low-rank matrices
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `INVALID_ARGUMENT` for a smaller rank than the adapter's; `UNSUPPORTED`
+   *   for more than low-rank matrices
    */
   prepareHotswap(options: PrepareHotswapOptions): this {
     this.assertChangeable('prepareHotswap');

@@ -9,7 +9,7 @@ import {type LayeredModel, replaceLayer} from '../replaceLayer.ts';
 import {adaptedLayers} from './adaptableLayers.ts';
 import {trainBiasesOf} from './trainedBiases.ts';
 
-/** Options for merging adapters. A merge does not let the event loop run, so only `onProgress` can abort it. */
+/** Options for merging adapters. A merge blocks the event loop, so only `onProgress` can abort it. */
 export interface MergeAdaptersOptions extends MergeOptions, LayerWatch {}
 export const MERGE_ADAPTERS_OPTIONS = {
   ...MERGE_OPTIONS,

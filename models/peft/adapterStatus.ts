@@ -19,15 +19,15 @@ type InLayers = boolean | 'irregular';
 /** The state of one adapter. */
 export interface AdapterStatus extends ParameterCounts {
   name: string;
-  /** `LORA`, or what its class calls itself. */
+  /** `LORA`, or the `peft_type` of its class. */
   peftType: string;
   isActive: InLayers;
   isMerged: InLayers;
   /** Whether its weights train. */
   isTrainable: InLayers;
-  /** Ranks of its low-rank updates, each once, rising. */
+  /** Ranks of its low-rank updates, without duplicates, in ascending order. */
   ranks: number[];
-  /** Types of its weights, each once. */
+  /** Types of its weights, without duplicates. */
   dtypes: string[];
   /** Number of layers that it changes. */
   layers: number;
@@ -37,13 +37,13 @@ export interface AdapterStatus extends ParameterCounts {
 export interface AdaptedLayerStatus {
   name: string;
   className: string;
-  /** Types of the base's weights, each once: `bfloat16`, `nf4`. */
+  /** Types of the base's weights, without duplicates, such as `bfloat16` or `nf4`. */
   dtypes: string[];
   /** The active adapters, in the order in which they are applied. */
   activeAdapters: string[];
   /** The adapters that its base contains. */
   mergedAdapters: string[];
-  /** Each adapter of the layer. The rank is there for low-rank updates. */
+  /** Each adapter of the layer. Low-rank updates also have a rank. */
   adapters: Record<string, ParameterCounts & {isTrainable: InLayers; rank?: number}>;
 }
 

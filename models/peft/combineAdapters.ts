@@ -16,9 +16,9 @@ import {ARITHMETICS, type Arithmetic, type MajoritySign, taskArithmetic} from '.
 import {truncatedSvd} from './truncatedSvd.ts';
 
 /**
- * How adapters become one; the names are those of PEFT's `add_weighted_adapter`. `cat` is exact, with the sum of the
- * ranks. `svd` is the nearest update of its rank. `linear`, `ties`, `dare_…` and `magnitude_prune` add up the matrices A
- * and B by themselves and need equal ranks; with `_svd`, they add up the updates `B · A` and approximate the sum.
+ * How adapters are combined, with the names of PEFT's `add_weighted_adapter`. `cat` is exact, with the sum of the
+ * ranks. `svd` is the nearest update of its rank. `linear`, `ties`, `dare_…` and `magnitude_prune` add up the matrices
+ * A and B by themselves and need equal ranks; with `_svd`, they add up the updates `B · A` and approximate the sum.
  */
 export type CombinationType = 'cat' | 'svd' | Arithmetic | `${Exclude<Arithmetic, 'linear'>}_svd`;
 
@@ -35,7 +35,7 @@ export interface CombineAdaptersOptions extends LayerWatch {
    * the largest element of each column of B is positive. Default: no clamping.
    */
   svdClamp?: number;
-  /** Share of the elements that stay, 0 < density ≤ 1; TIES, DARE and `magnitude_prune` need it. */
+  /** Share of the elements to keep, 0 < density ≤ 1. TIES, DARE and `magnitude_prune` require it. */
   density?: number;
   /** How TIES elects the sign of an element. Default `total`. */
   majoritySign?: MajoritySign;

@@ -25,14 +25,14 @@ interface ChangedModel extends BusyModel {
 export interface LoadAdapterOptions {
   /** Name of the adapter. Default `default`. */
   adapterName?: string;
-  /** Whether to continue training it. Default false. */
+  /** Whether the adapter trains. Default false: it is frozen. */
   trainable?: boolean;
   /**
-   * The folder of the adapter as it was before training, for one of `corda` or `lora_ga` that PEFT trained: PEFT's
+   * Folder of the adapter from before training, for an adapter of `corda` or `lora_ga` that PEFT trained: PEFT's
    * `path_initial_model_for_weight_conversion`. Default: the matrices that `saveAdapter` wrote beside the adapter.
    */
   initialAdapter?: FolderSource;
-  /** A subclass of `LoRADense` for the adapter. Default: the one that is registered for its `peft_type`. */
+  /** A subclass of `LoRADense` for the adapter. Default: the class that is registered for its `peft_type`. */
   layerClass?: LoRADenseClass;
   /** Called after each tensor is read. */
   onProgress?: (progress: TensorProgress) => void;

@@ -21,8 +21,8 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   /** Linear layers to leave out of the targets: names or their ends, or a regular expression for the whole name. */
   excludeModules?: string | string[];
   /**
-   * Modules that train whole, as a copy of their own: every layer whose name ends so, such as `embed_tokens`, `lm_head`
-   * or `norm`, with the layers in it. Low-rank updates leave these out. Default none.
+   * Modules that train whole, as a copy: every layer whose name ends with one of these, such as `embed_tokens`,
+   * `lm_head` or `norm`, with the layers in it. They get no low-rank updates. Default none.
    */
   modulesToSave?: string[];
   /**
@@ -54,9 +54,9 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
    */
   bias?: TrainedBiases;
   /**
-   * Ranges [start, end) of blocks to put in a row, counted from 0: `[[0, 4], [2, 5]]` makes 0, 1, 2, 3, 2, 3, 4 of five.
-   * Repeated blocks share their base weights and have adapters of their own; they cannot be merged. The model stays so
-   * without the adapter. Default: the blocks as they are.
+   * Ranges [start, end) of blocks that run one after the other, counted from 0: `[[0, 4], [2, 5]]` turns five blocks
+   * into 0, 1, 2, 3, 2, 3, 4. Repeated blocks share their base weights but have their own adapters, which cannot be
+   * merged. The model keeps these blocks without the adapter. Default: the blocks do not change.
    */
   layerReplication?: LayerRange[];
   /** Name of the adapter. Default `default`. */
@@ -64,8 +64,8 @@ export interface LoRAOptions extends Partial<LoRAAdapterArgs> {
   /** Base model that `adapter_config.json` names. Default: the model's `nameOrPath`. */
   baseModelNameOrPath?: string;
   /**
-   * A subclass of `LoRADense` to put around the linear layers that have no adapter yet. Default `LoRADense`, or the
-   * class that a layer has.
+   * A subclass of `LoRADense` for the linear layers that have no adapter yet. Default `LoRADense`, or the class that a
+   * layer already has.
    */
   layerClass?: LoRADenseClass;
   /** Seed for the random values of A: the same seed gives the same adapter. Default 0. */

@@ -29,8 +29,8 @@ interface SavedModel {
 
 export interface SaveAdapterFilesOptions {
   /**
-   * Whether to write an adapter of `pissa`, `olora`, `corda` or `lora_ga` as a plain LoRA of twice the rank, which belongs
-   * to the unchanged base. Default false: it is written as it is, and loading it changes the base again.
+   * Whether to write an adapter of `pissa`, `olora`, `corda` or `lora_ga` as a plain LoRA of twice the rank for the
+   * unchanged base. Default false: it is written unconverted, and loading it changes the base again.
    */
   convertToLoRA?: boolean;
 }

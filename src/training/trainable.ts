@@ -28,11 +28,12 @@ export interface Training {
   readonly trainer: Trainer;
 
   /**
-   * Sets optimizer, loss, learning rate schedule and clipping. The default loss is the model's own: cross-entropy over
-   * the labels. `preferenceLoss()` trains on pairs of a chosen and a rejected answer, `ktoLoss()` on answers with a verdict, `rewardLoss()` makes a reward model
-   * of such pairs.
+   * Sets the optimizer, loss, learning rate schedule and clipping. The default loss is the model's own: cross-entropy
+   * over the labels. `preferenceLoss()` trains on pairs of a chosen and a rejected answer, `rewardLoss()` trains a
+   * reward model on such pairs, and `ktoLoss()` trains on answers with a verdict.
    *
-   * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss` of Keras, `metrics` or another unknown option, and what the trainer throws
+   * @throws TfjsLoraError `INVALID_ARGUMENT` for a `loss` of Keras, `metrics` or another unknown option, and what the
+   *   trainer throws
    */
   compile(args?: CompileArgs): void;
 
@@ -40,8 +41,8 @@ export interface Training {
   optimizer: tf.Optimizer;
 
   /**
-   * Makes examples from records once, to look at with `preview` and to pass to `fitDataset` and `evaluateDataset`. Other
-   * options than the defaults of records are given here.
+   * Makes examples from records once. You can look at them with `preview`, and pass them to `fitDataset` and
+   * `evaluateDataset`. Pass options here to change the defaults for records.
    *
    * @throws TfjsLoraError naming a record of unknown keys or without an answer; `UNSUPPORTED` when the model has no
    *   tokenizer, or no chat template and `template` names none
@@ -87,8 +88,8 @@ export interface Training {
   evaluateDataset(data: RecordData, args?: EvaluateArgs): Promise<Evaluation>;
 
   /**
-   * Answers the prompts of a dataset and scores the answers, as `tfjs-lora eval` does: BLEU and ROUGE, with the texts in
-   * `predictions`. Records are prompts up to their last answer, which is the expected one.
+   * Answers the prompts of a dataset and scores the answers by BLEU and ROUGE, as `tfjs-lora eval` does. The texts are
+   * in `predictions`. The prompt is everything in a record before its last answer, which is the expected answer.
    *
    * @throws TfjsLoraError as `predictDataset` of `tfjs-lora/evaluation`, which takes the same options
    */
@@ -116,7 +117,8 @@ export interface Training {
   score(answers: Records | RecordDataset, options?: ScoreOptions): Promise<number[]>;
 
   /**
-   * Computes loss and gradients of the trained weights, keyed as in a PEFT file; dispose the gradients after use.
+   * Computes the loss and the gradients of the trained weights, keyed as in a PEFT file. Dispose of the gradients after
+   * use.
    *
    * @param options `seed` for dropout, which is on as in a training step. Default 0
    */

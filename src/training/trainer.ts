@@ -86,9 +86,10 @@ export class Trainer extends TrainingStep {
   history?: TrainingHistory;
 
   /**
-   * Trains on records, examples or batches. Records become examples with the model's tokenizer and chat template; those
-   * in a list before any work. Every window's loss is the sum over its labels divided by their number. Resuming a
-   * finished run trains nothing: the model gets the final weights, and the files in the folder stay.
+   * Trains on records, examples or batches. Records become examples with the model's tokenizer and chat template; if
+   * they are in a list, this happens before training starts. Every window's loss is the sum over its labels divided by
+   * their number. Resuming a finished run does not train: the model gets the final weights, and the files in the folder
+   * do not change.
    *
    * @throws TfjsLoraError before any work when a setting or an example in a list cannot be used; `NON_FINITE` after too
    *   many consecutive steps that were not finite

@@ -12,14 +12,14 @@ import {LORA_GA_DEFAULTS, LORA_GA_DIRECTIONS, LORA_GA_SCALES, type LoraGAConfig}
 
 export interface InitializeLoRAOptions extends LayerWatch {
   /**
-   * PEFT's name in `init_lora_weights`. `pissa_niter_<n>`, which PEFT approximates, is computed exactly. All but `eva`,
-   * `orthogonal` and `mica` also change the base. `eva`, `corda` and `lora_ga` need `batches`.
+   * PEFT's name in `init_lora_weights`. `pissa_niter_<n>`, which PEFT approximates, is computed exactly. All methods
+   * except `eva`, `orthogonal` and `mica` also change the base. `eva`, `corda` and `lora_ga` require `batches`.
    */
   method: InitializationName | `pissa_niter_${number}`;
   /**
-   * What `eva`, `corda` and `lora_ga` measure: a few batches of the data that will be trained on, with their labels. The
-   * rows of each are taken one by one for `corda`, and the mean loss of each for `lora_ga`. `eva` repeats them until its
-   * components have converged.
+   * The data that `eva`, `corda` and `lora_ga` measure: a few batches of the training data, with their labels. `corda`
+   * uses the rows of each batch one by one, and `lora_ga` uses the mean loss of each batch. `eva` repeats the batches
+   * until its components have converged.
    */
   batches?: Iterable<Batch>;
   /** Settings of `eva`. */

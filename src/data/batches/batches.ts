@@ -16,14 +16,14 @@ import {
 } from './collate.ts';
 
 /**
- * Data to read, by default examples, which are padded into batches, or ready-made batches. Only a list, or an object
- * that starts from the beginning when iterated again, serves more than one epoch (a generator does not, but the
- * function that makes it does). A function is called with the epoch's number, and may order its items by it. Tensors
- * from a `tf.data.Dataset` are read and disposed; tensors in a list or iterable remain the caller's.
+ * Data to read: by default examples, which are padded into batches, or complete batches. For more than one epoch, pass
+ * a list, an object that starts from the beginning when it is iterated again, or a function that makes a generator; a
+ * generator itself serves only one epoch. A function is called with the epoch's number, and may order its items by it.
+ * Tensors from a `tf.data.Dataset` are read and disposed; tensors in a list or iterable remain the caller's.
  */
 export type TrainingData<T = Item> = Items<T> | ((epoch: number) => Items<T>) | DatasetLike;
 
-/** What training reads: examples of token ids, pairs of them, answers with a verdict, or batches. */
+/** An item of training data: an example of token ids, a pair of them, an answer with a verdict, or a batch. */
 export type Item = AnyExample | Batch;
 
 type Items<T> = Iterable<T> | AsyncIterable<T>;

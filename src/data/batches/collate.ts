@@ -12,17 +12,20 @@ export interface Example {
   attentionMask?: number[];
   /** Positions, as many as `inputIds`. Default 0, 1, 2 … */
   positionIds?: number[];
-  /** Of a prompt that the model answers in training: what rewards are computed with, such as the solution. */
+  /** For a prompt that the model answers in training: data from which rewards are computed, such as the solution. */
   record?: Record<string, unknown>;
 }
 
-/** A better and a worse answer to one prompt, each with the prompt before it, which is not a target. */
+/** A better and a worse answer to the same prompt. Each contains the prompt, which is not a target. */
 export interface PairExample {
   chosen: Example;
   rejected: Example;
 }
 
-/** An answer with a verdict, and an answer to another prompt after this one, which shows how far training has moved. */
+/**
+ * An answer with a verdict, and after the same prompt the answer to another one, which shows how far training has
+ * moved.
+ */
 export interface VerdictExample {
   answer: Example;
   mismatched: Example;

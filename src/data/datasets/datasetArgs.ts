@@ -18,7 +18,7 @@ export interface DataProgress {
   total?: number;
 }
 
-/** What the data is for. */
+/** The stage of training that the data is for. */
 export type Stage = 'sft' | 'pt' | 'dpo' | 'rm' | 'kto';
 
 /** What examples are in each stage. */
@@ -81,9 +81,9 @@ export interface DatasetArgs {
   defaultSystem?: string;
   /** Today's date for templates that print one, such as `26 Jul 2024`. Default: today. */
   dateString?: string;
-  /** Whether answers have thoughts, under a template of a reasoning model. Default true. */
+  /** Whether answers contain thoughts, with the template of a reasoning model. Default true. */
   enableThinking?: boolean;
-  /** Whether earlier answers keep their thoughts where only the last is learned. Default false. */
+  /** Whether earlier answers keep their thoughts if only the last answer is learned. Default false. */
   preserveThinking?: boolean;
   hub?: HubOptions;
   onProgress?: (progress: DataProgress) => void;

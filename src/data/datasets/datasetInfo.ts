@@ -34,7 +34,10 @@ export interface DatasetEntry {
   split?: string;
   /** Folder of the data files, for a data set on the hub. */
   folder?: string;
-  /** Number of records to draw at random. More than there are draws some again, up to a thousand times as many. */
+  /**
+   * Number of records to draw at random. If there are fewer, some are drawn again, up to a thousand times the number of
+   * records.
+   */
   num_samples?: number;
   /** Whether each record has a `chosen` and a `rejected` answer, under columns of these names. Default false. */
   ranking?: boolean | null;

@@ -9,7 +9,7 @@ import {promptOfExample} from './promptOfExample.ts';
 import {RecordEncoder, type RecordOptions} from './recordEncoder.ts';
 import {isRecord, type TrainingRecord} from './trainingRecord.ts';
 
-/** Records to learn from, or examples of token ids, in a list or as they arrive. */
+/** Records to learn from, or examples of token ids, as a list or a stream. */
 export type Records = Iterable<TrainingRecord | Example> | AsyncIterable<TrainingRecord | Example>;
 
 /** Examples made from records; pairs or answers with a verdict, if the records are. Iterating gives the examples in the records' order. */

@@ -46,15 +46,15 @@ export type TrainingRecord =
   | {text: string};
 
 /**
- * A prompt without an answer, for a loss that has the model answer it, such as `grpoLoss`. Rewards are computed with its
- * other keys.
+ * A prompt without an answer, for a loss such as `grpoLoss` that lets the model answer it. Its other keys are passed to
+ * the functions that compute rewards.
  */
 export interface PromptRecord extends RecordContext {
   prompt: string | ChatMessage[];
   [key: string]: unknown;
 }
 
-/** What training reads: {@link TrainingData}, whose items may be records too. */
+/** The data that training reads: {@link TrainingData}, whose items may also be records. */
 export type RecordData = TrainingData<Item | TrainingRecord | PromptRecord>;
 
 interface RecordKind {

@@ -52,7 +52,8 @@ export interface BackendReport {
  * Chooses the backend that runs the tensor operations, and registers this library's kernels for it. Call it before
  * making tensors. Calling it again with the same name changes nothing; with another name it switches.
  *
- * @param name `auto` takes the first that works of `webgpu`, `tensorflow`, `wasm` and `cpu`. Default `auto`
+ * @param name name of the backend; `auto` chooses the first of `webgpu`, `tensorflow`, `wasm` and `cpu` that works.
+ *   Default `auto`
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown name or type, `BACKEND_UNAVAILABLE` when the named one cannot
  *   run here, `UNSUPPORTED` when the running `wasm` backend has another number of threads than requested
  * @example

@@ -11,23 +11,23 @@ import {ranks, setRanks} from './ranks.ts';
 import {serverDef} from './serverDef.ts';
 
 export interface JoinOptions {
-  /** Seconds after which a step fails that a rank has not reached: transformers' `ddp_timeout`. Default 1800. */
+  /** Seconds after which a step fails if a rank has not reached it: transformers' `ddp_timeout`. Default 1800. */
   timeout?: number;
 }
 const JOIN_OPTIONS = {timeout: true} satisfies OptionNames<JoinOptions>;
 
 /**
- * Lets this process train together with those that the same launcher started, one for each card: data is split among
- * them, and gradients are added up through TensorFlow's collective ops, on every backend. The place among them comes
- * from the launcher's variables: `TF_CONFIG`, torchrun's, OpenMPI's or SLURM's. Call it before `useBackend`. Without a
- * launcher nothing happens. Calling it again changes nothing.
+ * Lets this process train together with the other processes that the same launcher started, one for each card. Data is
+ * split among them, and gradients are added up through TensorFlow's collective ops, on every backend. The rank of the
+ * process comes from the launcher's environment variables: `TF_CONFIG`, torchrun's, OpenMPI's or SLURM's. Call it
+ * before `useBackend`. Without a launcher, or when it is called again, it does nothing.
  *
- * The process listens without authentication, so the network must be trusted: on loopback if all addresses are there, on
- * the address in `TFJS_LORA_LISTEN` if it is set, or on all interfaces.
+ * The process listens without authentication, so the network must be trusted: on loopback if all addresses are there,
+ * on the address in `TFJS_LORA_LISTEN` if it is set, or on all interfaces.
  *
  * @returns the number of this process, and of all
- * @throws TfjsLoraError `INVALID_ARGUMENT` naming a launcher's variable, `UNSUPPORTED` after a backend of TensorFlow was
- *   started, `BACKEND_UNAVAILABLE` when TensorFlow is not set up for it
+ * @throws TfjsLoraError `INVALID_ARGUMENT` naming a launcher's variable, `UNSUPPORTED` after a backend of TensorFlow
+ *   was started, `BACKEND_UNAVAILABLE` when TensorFlow is not set up for it
  */
 export async function joinCluster(options: JoinOptions = {}): Promise<{rank: number; size: number}> {
   assertKnownOptions('joinCluster', options, JOIN_OPTIONS);

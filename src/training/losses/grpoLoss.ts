@@ -29,7 +29,7 @@ export interface GrpoLossArgs extends SamplingArgs {
   type?: GrpoLossType;
   /** How far the ratio of probabilities may fall below 1 before it is clipped. Default 0.2. */
   epsilon?: number;
-  /** How far it may rise above 1. Default: `epsilon`. */
+  /** How far the ratio may rise above 1 before it is clipped. Default: `epsilon`. */
   epsilonHigh?: number;
   /** Limit of the ratio where it is not clipped otherwise, above `1 + epsilonHigh`. Default: none. */
   delta?: number;
@@ -111,8 +111,8 @@ const ANSWER_METRICS = [
 
 /**
  * Makes the loss of group-relative policy optimization: the model answers each prompt several times, functions rate the
- * answers, and what earns more than the other answers to its prompt becomes likelier. The data are records with a
- * `prompt`, whose other keys are passed to the functions. Formulas of TRL's `GRPOTrainer` (Shao et al. 2024).
+ * answers, and an answer that earns more than the others to the same prompt becomes more likely. The data are records
+ * with a `prompt`, whose other keys are passed to the functions. Formulas of TRL's `GRPOTrainer` (Shao et al. 2024).
  *
  * A step of `fitDataset` answers the prompts of its batches and updates the weights `iterations` times.
  *

@@ -18,8 +18,8 @@ export interface KtoLossArgs {
   /** Weight of the desirable answers' own cross-entropy, added to the loss. Default 0. */
   ftx?: number;
   /**
-   * What answers are compared with: another model, which stays the caller's to dispose, or the names of adapters that
-   * the model has besides the trained one. Default: the model without its adapters.
+   * The reference that answers are compared with: another model, which the caller disposes of, or the names of other
+   * adapters of the trained model. Default: the model without its adapters.
    */
   reference?: Reference;
 }

@@ -24,8 +24,8 @@ export interface LabelLossArgs {
    */
   alpha?: number;
   /**
-   * `asft`: what the model is compared with, adapters by name or another model with the same tokens. Default: the model
-   * without its adapters. The caller disposes another model.
+   * `asft`: the reference that the model is compared with: adapters by name, or another model with the same tokens,
+   * which the caller disposes of. Default: the model without its adapters.
    */
   reference?: Reference;
 }
@@ -79,8 +79,9 @@ const TYPES = {
 export type LabelLossType = keyof typeof TYPES;
 
 /**
- * Makes a loss of the labels other than the cross-entropy: `model.compile({loss: labelLoss({type: 'dft'})})`. All labels
- * of an accumulation window count the same. Formulas of transformers and LLaMA-Factory; the logits never exist whole.
+ * Makes a loss of the labels other than the cross-entropy: `model.compile({loss: labelLoss({type: 'dft'})})`. All
+ * labels of an accumulation window have the same weight. The formulas are those of transformers and LLaMA-Factory.
+ * Logits are computed for only some of the labels at a time.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or option, or a number out of range
  */

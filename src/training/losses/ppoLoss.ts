@@ -34,15 +34,17 @@ export interface RewardTexts {
 
 /** Settings of {@link ppoLoss}, with the meanings and defaults of LLaMA-Factory and of TRL 0.9's `PPOConfig`. */
 export interface PpoLossArgs extends SamplingArgs {
-  /** What scores answers: a function, a reward model, an adapter of the trained model, or what scores whole texts. */
+  /**
+   * Scores answers: a function, a reward model, an adapter of the trained model, or an object that scores whole texts.
+   */
   rewards: RewardFunction | RewardModel | RewardAdapter | RewardTexts;
   /** Accumulation windows of answers in a step. Default 1. */
   bufferSize?: number;
   /** Passes over the answers of a step. Default 4. */
   epochs?: number;
-  /** Whether scores are normalized by the mean and deviation of all so far. Default false. */
+  /** Whether scores are normalized by the mean and standard deviation of all scores so far. Default false. */
   scoreNorm?: boolean;
-  /** Whether the rewards of tokens are divided by their deviation. Default false. */
+  /** Whether the rewards of tokens are divided by their standard deviation. Default false. */
   whitenRewards?: boolean;
   /** Divergence from the reference, summed over an answer, that the weight of the divergence aims at. Default 6. */
   target?: number;
@@ -50,7 +52,7 @@ export interface PpoLossArgs extends SamplingArgs {
   klCoefficient?: number;
   /** Number of answers over which the weight may adapt; larger is slower. Default 10000. */
   horizon?: number;
-  /** What answers are compared with. Default: the model without its adapters. */
+  /** The reference that answers are compared with. Default: the model without its adapters. */
   reference?: Reference;
   /** Discount of later rewards. Default 1. */
   gamma?: number;
@@ -137,8 +139,8 @@ const BATCH_METRICS = [
 
 /**
  * Makes the loss of proximal policy optimization: the model answers prompts, a reward model or a function scores the
- * answers, and a value head learns what to expect, so that what is better than expected becomes likelier. The model needs
- * a value head that trains: `model.addValueHead()`. The data are records with a `prompt`.
+ * answers, and a value head learns to predict the scores. Answers that are better than predicted become more likely.
+ * The model needs a value head that trains: `model.addValueHead()`. The data are records with a `prompt`.
  *
  * A step of `fitDataset` answers the prompts of `bufferSize` accumulation windows, and passes over the answers `epochs`
  * times. Formulas of LLaMA-Factory's stage `ppo`, whose trainer is TRL 0.9's.

@@ -19,15 +19,15 @@ export interface PreferenceLossArgs {
   beta?: number;
   /** Weight of the chosen answer's own cross-entropy, added to the loss; not for `kto_pair`. Default 0. */
   ftx?: number;
-  /** Share of pairs taken to be the wrong way round, 0 … below 0.5, for `sigmoid`. Default 0. */
+  /** Assumed share of pairs whose answers are swapped, 0 … below 0.5, for `sigmoid`. Default 0. */
   labelSmoothing?: number;
   /** Margin by which the chosen answer should lead, for `simpo`. Default 0.5. */
   simpoGamma?: number;
   /** Weight, 0 … 1, of the tokens of an answer beyond the length of the shorter one (LD-DPO). Default 1. */
   ldAlpha?: number;
   /**
-   * What answers are compared with: another model, which stays the caller's to dispose, or the names of adapters that
-   * the model has besides the trained one. Default: the model without its adapters.
+   * The reference that answers are compared with: another model, which the caller disposes of, or the names of other
+   * adapters of the trained model. Default: the model without its adapters.
    */
   reference?: Reference;
 }

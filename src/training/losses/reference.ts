@@ -7,8 +7,8 @@ export type ReferenceModel = Required<Pick<LossModel, 'tokenLosses'>> &
   Pick<LossModel, 'labelStates' | 'lm_head' | 'logitBound'>;
 
 /**
- * What a loss compares the trained model with: another model, or the names of adapters that the same model also has.
- * Default: the model without its adapters.
+ * The reference that a loss compares the trained model with: another model, or the names of other adapters of the same
+ * model. Default: the model without its adapters.
  */
 export type Reference = ReferenceModel | string | readonly string[];
 

@@ -27,14 +27,14 @@ export interface TrainingLoss {
   summarize?(sums: Record<string, number>, batches: number): Record<string, number>;
   /** Other models in memory that the loss computes with, such as a reference. */
   readonly otherModels?: readonly object[];
-  /** What it is computed of. */
+  /** The kind of examples that the loss is computed from. */
   readonly exampleKind: ExampleKind;
   /**
-   * Whether the batches of an accumulation window count the same, as in TRL. Otherwise all units of a window do, as in
-   * transformers' language models.
+   * Whether all batches of an accumulation window have the same weight, as in TRL. Otherwise all units of the window
+   * do, as in transformers' language models.
    */
   readonly averagesBatches: boolean;
-  /** Given for losses that learn from the model's own answers. The data are then prompts. */
+  /** Set for losses that learn from the model's own answers. The data are then prompts. */
   readonly rollouts?: Rollouts;
   /** Throws if the model cannot be trained with this loss. */
   assertFits(model: LossModel): void;

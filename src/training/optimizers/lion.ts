@@ -11,14 +11,14 @@ import type {VariableUpdate} from './namedStateOptimizer.ts';
 import type {StateStore} from './stateStore.ts';
 
 /**
- * Settings of {@link Lion}. Defaults: `learningRate` 1e-4, use a third to a tenth of AdamW's; `beta1` 0.9, the
+ * Settings of {@link Lion}. Defaults: `learningRate` 1e-4 (use a third to a tenth of AdamW's); `beta1` 0.9, the
  * momentum's share in the direction; `beta2` 0.99, the momentum's own decay; `weightDecay` 0.
  */
 export interface LionArgs extends DecoupledDecayArgs {}
 
 /**
- * Lion as in bitsandbytes: every weight moves by the learning rate, and only the sign is learned. Usable in any
- * TensorFlow.js model. Chen et al. 2023.
+ * Lion as in bitsandbytes: every weight changes by the learning rate, and only the sign of the change is learned.
+ * Usable in any TensorFlow.js model. Chen et al. 2023.
  *
  * State: `momentum`, the size of the trained weights.
  *

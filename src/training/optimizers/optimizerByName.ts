@@ -16,7 +16,7 @@ import {PagedLion} from './pagedLion.ts';
 import {PagedLion8bit} from './pagedLion8bit.ts';
 import {PAGED_OPTIONS, type PagedArgs} from './pagedStates.ts';
 
-/** Settings for an optimizer chosen by name; one without such a setting ignores `epsilon` and the budget. */
+/** Settings for an optimizer chosen by name. An optimizer without `epsilon` or a memory budget ignores these two. */
 export interface OptimizerSettings extends DecoupledDecayArgs, PagedArgs {
   epsilon?: number;
 }
@@ -29,8 +29,8 @@ const OPTIMIZER_OPTIONS = {
 type OptimizerClass = (new (args: OptimizerSettings) => tf.Optimizer) & {readonly optionNames: object};
 
 /**
- * Makes an optimizer from the settings that were given; those that were not are missing. One that the optimizer does
- * not have is ignored, or refused where ignoring it would change the result.
+ * Makes an optimizer from the settings that the user gave; the others are undefined. A setting that the optimizer does
+ * not have is ignored, or refused if ignoring it would change the result.
  */
 export type MakeOptimizer = (settings: OptimizerSettings) => tf.Optimizer;
 

@@ -21,9 +21,9 @@ const SCALAR = '.';
 const DTYPES = {float32: 'F32', int32: 'I32'} as const;
 
 /**
- * Writes an optimizer's number of steps and all its state to a safetensors file for {@link loadOptimizer}. Works for
- * our optimizers and TensorFlow.js's own. Writes tensor by tensor: a paged optimizer's state is not brought to the
- * device. The file appears under its name only when complete.
+ * Writes an optimizer's number of steps and all its state to a safetensors file for {@link loadOptimizer}. This works
+ * for the optimizers of this library and TensorFlow.js's own. Tensors are written one by one, and a paged optimizer's
+ * state is not moved to the device. The file gets its name only when it is complete.
  *
  * @param folder the folder that `path` names a file of. Default: `path` is one on disk
  * @throws TfjsLoraError `INVALID_ARGUMENT` when a state cannot be written

@@ -19,7 +19,7 @@ export type AnswerMetric = (
 export interface AnswerOptions extends Omit<PredictOptions, 'outputDir' | 'onProgress' | 'signal'> {
   /** Prompts to answer. Default: those of the validation data. */
   prompts?: PredictionData;
-  /** Largest number of prompts that an evaluation answers: the first ones. Default: all. */
+  /** Number of prompts, from the first, that an evaluation answers. Default: all. */
   samples?: number;
 }
 const {outputDir, onProgress, signal, ...SETTINGS} = PREDICT_OPTIONS;

@@ -37,7 +37,8 @@ export interface PredictOptions extends Omit<GenerationConfig, 'otherKeys'> {
   /** Folder for `generated_predictions.jsonl`, `predict_results.json` and `all_results.json`. Default: not written. */
   outputDir?: string | RunFolder;
   /**
-   * When aborted, the prediction ends after the current token with the signal's reason as an error, writing nothing.
+   * Signal to stop: the prediction ends after the current token with the signal's reason as an error, and writes
+   * nothing.
    */
   signal?: AbortSignal;
   /** Called before the first batch and after each one, and awaited. */
@@ -66,19 +67,20 @@ export interface PredictionRun {
 }
 
 /**
- * Answers prompts and scores the answers, like LLaMA-Factory's `do_predict`: in left-padded batches with a key-value
- * cache. Of a list, long prompts come first, so that the prompts of a batch have similar lengths and memory runs out
- * early if ever; a stream is answered a batch at a time as it arrives. With several ranks, each answers its share of the
- * batches, and the first one writes.
+ * Answers prompts and scores the answers, as LLaMA-Factory's `do_predict` does, in left-padded batches with a key-value
+ * cache. A list is answered from the longest prompt to the shortest, so that the prompts of a batch have similar
+ * lengths, and a lack of memory shows early. A stream is answered a batch at a time as it arrives. With several ranks,
+ * each answers its share of the batches, and the first one writes.
  *
- * A record becomes the prompt before its last answer, which is the expected one, and its template says which tokens end
- * an answer. Greedy answers do not depend on the batch size. Sampled ones do; a seed makes them repeatable for one batch
- * size.
+ * The prompt is everything in a record before its last answer, which is the expected answer. The template says which
+ * tokens end an answer. Greedy answers do not depend on the batch size. Sampled ones do; a seed makes them repeatable
+ * for one batch size.
  *
  * @param data records, prompts (from `loadPrompts` or your own), or examples of token ids, in a list or as they arrive
- * @throws TfjsLoraError before anything of a list is generated: `INVALID_ARGUMENT` without prompts, for a prompt that is
- *   empty or leaves no room below `maxPositionEmbeddings`, for a record without a question, and for an invalid option;
- *   `VOCABULARY_MISMATCH`; `UNSUPPORTED` when the model has no tokenizer; and the errors of `llamaFactoryScores`
+ * @throws TfjsLoraError before anything of a list is generated: `INVALID_ARGUMENT` without prompts, for a prompt that
+ *   is empty or leaves no room below `maxPositionEmbeddings`, for a record without a question, and for an invalid
+ *   option; `VOCABULARY_MISMATCH`; `UNSUPPORTED` when the model has no tokenizer; and the errors of
+ *   `llamaFactoryScores`
  * @example
  * ```ts
  * import {Llama} from 'tfjs-lora';

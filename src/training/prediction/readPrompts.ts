@@ -9,7 +9,10 @@ import {RecordDataset} from '../../data/records/recordDataset.ts';
 import {RecordEncoder} from '../../data/records/recordEncoder.ts';
 import {isRecord, type TrainingRecord} from '../../data/records/trainingRecord.ts';
 
-/** What predictions are made for: records of text, prompts, or examples of token ids whose last learned part is the answer. */
+/**
+ * Data to make predictions for: records of text, prompts, or examples of token ids whose last learned part is the
+ * answer.
+ */
 export type PredictionData = TrainingData<TrainingRecord | PromptExample | Example>;
 
 /** Prompts that are answered together. */

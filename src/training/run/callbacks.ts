@@ -70,8 +70,8 @@ export type EpochLogs = Record<string, number>;
 type Handler<Args extends unknown[]> = (...args: Args) => void | Promise<void>;
 
 /**
- * Methods that are called during training; each is awaited. They have Keras's names, and our records as logs. To end
- * training, set the model's `stopTraining`.
+ * Methods that are called during training; each is awaited. They have Keras's names, but get this library's logs. To
+ * end training, set the model's `stopTraining`.
  */
 export interface TrainingCallback {
   /** Passes the model to Keras callbacks. */
@@ -100,7 +100,10 @@ export interface TrainingCallback {
   onBatchBegin?: Handler<[batch: number]>;
   /** Keras's name for {@link onStepEnd}; the number counts from 0. */
   onBatchEnd?(batch: number, logs?: StepLog | tf.Logs): void | Promise<void>;
-  /** Called as prompts are answered: before an evaluation's first batch and after each one; each second in a step. */
+  /**
+   * Called while prompts are answered: in an evaluation, before the first batch and after each batch; in a step, every
+   * second.
+   */
   onPredict?: Handler<[progress: PredictionProgress, step: number]>;
   onEvaluate?: Handler<[evaluation: Evaluation, step: number]>;
   /** Called after each step, once its evaluation, if any, is over: checkpoints are written here. */

@@ -67,7 +67,7 @@ export interface MemoryEstimate {
   weights: number;
   gradients: number;
   optimizer: number;
-  /** Bytes that forward keeps, plus what the wider of block and head needs, including one unpacked matrix. */
+  /** Bytes that forward keeps, plus those that the larger of block and head needs, including one unpacked matrix. */
   activations: number;
   /** Bytes of a chunk of logits with its gradient, when the head is the peak. */
   logits: number;
@@ -92,8 +92,8 @@ const OPTIMIZER_BYTES: Record<string, number> = {SGD: 0, Momentum: 4, Adagrad: 4
 const ADAM_BYTES = 8;
 
 /**
- * Estimates the peak memory of a training step from shapes alone. It allocates nothing, and the model may have been
- * made with `allocate: false`. On a backend whose ops compute all blocks together, this is the card's memory.
+ * Estimates the peak memory of a training step from shapes alone, without allocating anything. The model may have been
+ * made with `allocate: false`. On a backend whose ops compute all blocks together, this is the memory of the card.
  *
  * @example
  * ```ts

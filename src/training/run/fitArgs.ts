@@ -25,7 +25,10 @@ export interface ProgressStream {
 }
 
 export interface FitArgs {
-  /** Number of the epoch to stop before, counted from 0. Default 1, or as many as a given `maxSteps` needs. */
+  /**
+   * Number of epochs; with `initialEpoch`, the epoch to stop before, counted from 0. Default 1, or as many as
+   * `maxSteps` needs.
+   */
   epochs?: number;
   /** Number of the first epoch, when a run continues. Default 0. */
   initialEpoch?: number;
@@ -38,8 +41,8 @@ export interface FitArgs {
   /** Whether a list of examples is shuffled again in each epoch. Default true. */
   shuffle?: boolean;
   /**
-   * Whether batches get examples of about the same length, chosen again in each epoch; for a list of examples. Default
-   * false.
+   * Whether a batch contains examples of about the same length, which are chosen again in each epoch; only for a list
+   * of examples. Default false.
    */
   groupByLength?: boolean;
   /** Seed for the shuffle and for dropout. Default 0. */
@@ -59,9 +62,9 @@ export interface FitArgs {
    * `metrics`.
    */
   predictWithGenerate?: boolean;
-  /** Own scores of these answers, by the names under which they are logged. Default: none. */
+  /** Your own scores of these answers, by the names under which they are logged. Default: none. */
   metrics?: Record<string, AnswerMetric>;
-  /** Settings of these answers: what to answer, and how to generate. Default: the model's. */
+  /** Settings of these answers: which prompts to answer, and how to generate. Default: the model's. */
   generation?: AnswerOptions;
   callbacks?: CallbackLike | CallbackLike[];
   /** 1 shows progress, 0 is silent. Default 1. */
@@ -77,8 +80,8 @@ export interface FitArgs {
    */
   outputDir?: string | RunFolder;
   /**
-   * Whether to remove what a finished run left in `outputDir`; with `resumeFromCheckpoint: false`, an unfinished one
-   * too. Default false: an earlier run is an error, unless it was stopped before it saved anything.
+   * Whether to remove a finished run from `outputDir`; with `resumeFromCheckpoint: false`, also an unfinished run.
+   * Default false: an earlier run is an error, unless it was stopped before it saved anything.
    */
   overwriteOutputDir?: boolean;
   /** When to log. Default `steps`. */
@@ -97,8 +100,8 @@ export interface FitArgs {
   /** Whether to return to the checkpoint with the best evaluation after the last step. Default false. */
   loadBestModelAtEnd?: boolean;
   /**
-   * Number of an evaluation that decides which one is the best: `loss`, `perplexity`, one of the loss's own, or a score
-   * of the answers such as `rouge-l`; transformers' prefix `eval_` is accepted. Default `loss`.
+   * Metric that decides which evaluation is the best: `loss`, `perplexity`, a metric of the loss, or a score of the
+   * answers such as `rouge-l`; transformers' prefix `eval_` is accepted. Default `loss`.
    */
   metricForBestModel?: string;
   /** Whether a greater number is better. Default: false for `loss` and `perplexity`, true for others. */

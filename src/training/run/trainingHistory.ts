@@ -7,7 +7,7 @@ export class TrainingHistory extends tf.History {
   override epoch: number[] = [];
   /** Values per epoch: `loss`, and `val_loss` if there was validation. */
   override history: Record<string, number[]> = {};
-  /** Steps of this call; after a resumption the first is not step 1. */
+  /** Steps of this call; if the run was resumed, the first is not step 1. */
   readonly steps: StepLog[] = [];
   /** Whether `signal` stopped the run early. */
   isInterrupted = false;
