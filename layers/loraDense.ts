@@ -5,6 +5,7 @@ import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {AdaptedLayer, MERGE_OPTIONS, type MergeOptions} from './adaptedLayer.ts';
 import {DEFAULT_ADAPTER} from './adapter.ts';
 import {doraScale, rowNorms} from './dora.ts';
+import {fromKerasDense} from './fromKerasDense.ts';
 import {hashName} from './hashName.ts';
 import {KerasDense} from './kerasDense.ts';
 import {LoRAAdapter, type LoRAAdapterClass} from './loraAdapter.ts';
@@ -13,16 +14,15 @@ import {mergedValue} from './mergedValue.ts';
 import {flatten, onlyInput, onlyShape, unflatten} from './moduleLayer.ts';
 import {loraLinear} from './ops/loraLinear.ts';
 import {loraMatMul} from './ops/loraMatMul.ts';
-import {releaseWeightsOf} from './ops/tfjsInternals.ts';
 import {unpackMatrix} from './ops/unpackMatrix.ts';
-import {Parameter, withoutAllocation} from './parameter.ts';
+import {type Parameter, withoutAllocation} from './parameter.ts';
 import type {QuantizationArgs, QuantizationType} from './quantizationArgs.ts';
 import {QuantizedDense} from './quantizedDense.ts';
 import {addRowFactors, type RowFactors, stackRowFactors} from './rowFactors.ts';
 import {assertNoTraining, type RowPart} from './rowsOfPositions.ts';
 import {TiedAdapter} from './tiedAdapter.ts';
-import {TiedHead} from './tiedHead.ts';
 import {activate, TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
+import {UnmergedDense} from './unmergedDense.ts';
 
 export interface LoRADenseArgs extends TransposedDenseArgs, LoRAAdapterArgs {
   /** Quantizes the base (QLoRA). Default: not quantized, stored as `storage` says. */
@@ -96,8 +96,7 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   rowFactors?: RowFactors;
   private readonly firstAdapter?: LoRAAdapterArgs;
   private readonly configured?: Pick<LoRADenseArgs, 'adapters' | 'mergedInto'>;
-  private unmerged?: [weight: Parameter, before: Parameter][]; // the base's weights before the merge
-  #baseAside?: TransposedDense; // the base before a merge that replaced it, for it cannot be written; private, so that it is no sub-layer
+  private unmerged?: UnmergedDense; // while adapters are merged
 
   constructor(args: LoRADenseArgs & {base?: TransposedDense}) {
     super(args);
@@ -262,12 +261,12 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   }
 
   override get original(): TransposedDense {
-    return this.#baseAside ?? this.base;
+    return this.unmerged?.original ?? this.base;
   }
 
   /** Whether the base weight contains the updates. */
   override get isMerged(): boolean {
-    return this.unmerged !== undefined || this.#baseAside !== undefined;
+    return this.unmerged !== undefined;
   }
 
   /**
@@ -288,14 +287,6 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
         `merge of ${this.name}: expected a base with a bias to add that of loraBias to, got one without. ` +
           'Keep the adapter apart: it cannot be merged, nor in PEFT.',
       );
-    }
-    if (!(base instanceof QuantizedDense) && !(base instanceof TiedHead)) {
-      const merged = tf.tidy(() => mergedValue(base.weight, this.mergedWeight(), this.name));
-      this.keepUnmerged(base.storage);
-      base.weight.write(merged);
-      merged.dispose();
-      this.mergeBiases();
-      return;
     }
     if (base instanceof QuantizedDense && !dequantize) {
       throw new TfjsLoraError(
@@ -331,52 +322,21 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
     });
   }
 
-  /** Sets the base aside for unmerging, and replaces it by one with its values in a type to merge into. */
+  /** Keeps the base as it is for unmerging, and replaces one that cannot be written by one of another type. */
   private keepUnmerged(storage: StorageDtype): void {
-    const {base} = this;
-    if (base instanceof QuantizedDense || base instanceof TiedHead) {
-      this.base = base instanceof TiedHead ? base.untied() : base.dequantize(storage);
-      for (const [key, parameter] of base.parameters) parameter.rename(this.unmergedName(key));
-      this.#baseAside = base;
-      return;
-    }
-    const changed: [string, Parameter | undefined][] = [['weight', base.weight]];
-    if (this.mergesBias) changed.push(['bias', base.bias]);
-    this.unmerged = changed.flatMap(([key, weight]) => {
-      if (!weight) return [];
-      const {logicalShape: shape, storage: type} = weight;
-      const name = this.unmergedName(key);
-      const before = new Parameter({name, shape, storage: type as StorageDtype, trainable: false});
-      const value = weight.read().clone();
-      before.write(value);
-      value.dispose();
-      return [[weight, before]];
-    });
-  }
-
-  private unmergedName(key: string): string {
-    return `${this.base.name}.unmerged.${key}`;
+    this.unmerged = new UnmergedDense(this.base, storage, this.mergesBias);
+    this.base = this.unmerged.mergeable;
   }
 
   override unmerge(): void {
-    if (this.#baseAside) {
-      this.base.disposeWeights();
-      this.base = this.#baseAside;
-      for (const [key, parameter] of this.base.parameters) parameter.rename(`${this.base.name}.${key}`);
-      this.#baseAside = undefined;
-    }
-    for (const [weight, before] of this.unmerged ?? []) {
-      weight.write(before.read());
-      before.dispose();
-    }
+    this.unmerged?.restore();
+    this.base = this.original;
     this.unmerged = undefined;
   }
 
   /** The frozen weights; while merged, they include those before the merge, so that Keras saves these too. */
   override get nonTrainableWeights(): tf.LayerVariable[] {
-    const kept = this.unmerged?.flatMap(([, before]) => before.variables);
-    const aside = this.#baseAside?.weights ?? kept ?? [];
-    return [...super.nonTrainableWeights, ...aside];
+    return [...super.nonTrainableWeights, ...(this.unmerged?.weights ?? [])];
   }
 
   /** Merges permanently and returns the plain layer; this layer must not be used again. */
@@ -404,10 +364,8 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   }
 
   protected override forgetUnmerged(): void {
-    for (const [, before] of this.unmerged ?? []) before.dispose();
+    this.unmerged?.dispose();
     this.unmerged = undefined;
-    if (this.#baseAside) releaseWeightsOf(this.#baseAside);
-    this.#baseAside = undefined;
   }
 
   /** Returns the settings of the base and of the adapters, and whether the adapters are merged. */
@@ -416,7 +374,7 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
       ...(this.adapters.get(DEFAULT_ADAPTER)?.settings ?? this.firstAdapter),
     } as Config;
     return {
-      ...(this.#baseAside ?? this.base).getConfig(),
+      ...this.original.getConfig(),
       ...super.getConfig(),
       ...first,
       ...(this.built && !this.hasDefaultAlone && {adapters: this.placedAdapters()}),
@@ -471,23 +429,4 @@ function newBase({quantization, kernelAsInKeras, ...args}: LoRADenseArgs): Trans
   };
   if (quantization) return new QuantizedDense({...settings, quantization});
   return kernelAsInKeras ? new KerasDense(settings) : new TransposedDense(settings);
-}
-
-/** Copies a Keras layer, whose weight `[inputDim, units]` is the transpose of ours. */
-function fromKerasDense(layer: tf.layers.Layer): TransposedDense {
-  const {units, useBias, activation} = layer.getConfig() as unknown as TransposedDenseArgs;
-  if (layer.getClassName() !== 'Dense' || !layer.built) {
-    throw new TfjsLoraError(
-      'INVALID_ARGUMENT',
-      `LoRADense.fromDense ${layer.name}: expected a built Dense layer, got ${layer.built ? '' : 'unbuilt '}${layer.getClassName()}`,
-    );
-  }
-  const [kernel, bias] = layer.getWeights() as [tf.Tensor2D, tf.Tensor1D];
-  const dense = new TransposedDense({units, useBias, activation, name: layer.name});
-  dense.build([null, kernel.shape[0]]);
-  tf.tidy(() => {
-    dense.weight.write(kernel.transpose());
-    if (bias) dense.bias?.write(bias.clone());
-  });
-  return dense;
 }
