@@ -8,9 +8,13 @@ import {packRows} from '../../layers/kernels/webgpu/products/packRows.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../layers/ops/compileShaders.ts';
+import {dequantizeRows} from '../../layers/ops/dequantizeRows.ts';
 import {loraMatMul} from '../../layers/ops/loraMatMul.ts';
+import {quantizedMatMul} from '../../layers/ops/quantizedMatMul.ts';
+import {storeQuantized} from '../../layers/ops/quantizedMatrix.ts';
 import {storedMatMul} from '../../layers/ops/storedMatMul.ts';
 import {unpackMatrix} from '../../layers/ops/unpackMatrix.ts';
+import {quantizeNF4} from '../../quant/index.ts';
 import {randomFloat16} from './randomWeights.ts';
 
 type Row = Record<string, string | number>;
@@ -66,6 +70,24 @@ export async function checkKernels(): Promise<Row[]> {
         tf.dispose([x, weight.tensor]);
       }
     }
+  }
+  for (const [m, outputs, cols] of [
+    [300, 520, 264],
+    [1027, 2048, 8192],
+  ]) {
+    const values = await tf.randomNormal([outputs * cols], 0, 1, 'float32', 5).data();
+    const weight = storeQuantized(quantizeNF4(values as Float32Array, [outputs, cols], {doubleQuant: true}));
+    for (const transposeWeight of [true, false]) {
+      const x = tf.randomNormal([m, transposeWeight ? cols : outputs], 0, 1, 'float32', 3) as tf.Tensor2D;
+      const expected = tf.tidy(() => tf.matMul(x, dequantizeRows(weight), false, transposeWeight));
+      rows.push({
+        what: `${m} × [${outputs}, ${cols}]${transposeWeight ? 'ᵀ' : ''} in nf4`,
+        computeDtype,
+        error: await errorOf(quantizedMatMul(x, weight, transposeWeight), expected),
+      });
+      x.dispose();
+    }
+    tf.dispose(Object.values(weight.tensors));
   }
   for (const [m, outputs, cols, rank] of [
     [512, 512, 512, 8],

@@ -12,22 +12,23 @@ import type {Product} from './product.ts';
 /** `LoRAMatMul` (layers/ops/loraMatMul.ts). Second output: `scaling · x · Aᵀ`, `[N, rank]`, for backward. */
 export const loraMatMul = kernel(loraMatMulOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {x, a, b} = inputs;
-  const {rows, cols, scaling, isUnread} = attrs;
+  const {rows, scaling, isUnread} = attrs;
   if (isUnread) {
     const y = backend.makeTensorInfo([x.shape[0], rows], 'float32');
     return [y, project(backend, x, a, scaling)];
   }
-  return usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
-    updatedProduct(backend, {x, weight, rows, cols, transposeWeight: true}, {a, b, scaling}),
+  return usingWeight(backend, inputs, attrs, {rowCount: x.shape[0], transposeWeight: true}, (multiplier) =>
+    updatedProduct(backend, {x, ...multiplier}, {a, b, scaling}, true),
   );
 });
 
 /** Gradients of `x`, `a` and `b`. */
 export const loraMatMulGrad = kernel(loraMatMulOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {
   const {dy, x, a, b, extra0: low} = inputs;
-  const {rows, cols, scaling} = attrs;
-  const [dx, lowGradient] = usingWeight(backend, inputs, attrs, x.shape[0], (weight) =>
-    updatedProduct(backend, {x: dy, weight, rows, cols, transposeWeight: false}, {a, b, scaling}),
+  const use = {rowCount: x.shape[0], transposeWeight: false};
+  const {scaling} = attrs;
+  const [dx, lowGradient] = usingWeight(backend, inputs, attrs, use, (multiplier) =>
+    updatedProduct(backend, {x: dy, ...multiplier}, {a, b, scaling}, false),
   );
   const da = gradientOfFactor(backend, lowGradient, x, false);
   const db = gradientOfFactor(backend, low, dy, true);
@@ -45,8 +46,9 @@ function updatedProduct(
   backend: WebGPUBackend,
   product: Product,
   {a, b, scaling}: {a: tf.TensorInfo; b: tf.TensorInfo; scaling: number},
+  isForward: boolean,
 ): [tf.TensorInfo, tf.TensorInfo] {
-  const {x, transposeWeight: isForward} = product;
+  const {x} = product;
   if (splitsOf(backend, product) === 1 && isProjected(a.shape[0])) {
     const down = isForward ? a : transposed(backend, b); // [rank, k]
     const {low, ...packed} = packAndProject(backend, x, down, scaling);

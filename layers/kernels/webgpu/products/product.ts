@@ -1,16 +1,10 @@
 import type {RowsView} from '../device/rowsView.ts';
-import type {WeightFormat} from '../weights/weightFormat.ts';
+import type {Multiplier} from '../weights/weightFormat.ts';
 
 /** A product with a stored weight: the arguments of every way to multiply. */
-export interface Product {
+export interface Product extends Multiplier {
   /** `[m, k]` float32, or the halves of packed rows. */
   x: RowsView;
-  weight: WeightFormat;
-  /** Rows of the stored matrix. */
-  rows: number;
-  cols: number;
-  /** Whether to compute `x · Wᵀ` (k = cols, n = rows) or `x · W` (k = rows, n = cols). */
-  transposeWeight: boolean;
 }
 
 /** Returns the sizes of a product: `[m, k] · [k, n]`. */

@@ -5,9 +5,7 @@ import {multiply} from './multiply.ts';
 
 /** `QuantizedMatMul` (layers/ops/quantizedMatMul.ts). */
 export const quantizedMatMul = kernel(quantizedMatMulOp, 'webgpu', ({inputs, attrs, backend}) => {
-  const {rows, cols, transposeWeight} = attrs;
   const {x} = inputs;
-  return usingQuantized(backend, inputs, attrs, x.shape[0], (weight) =>
-    multiply(backend, {x, weight, rows, cols, transposeWeight}),
-  );
+  const use = {rowCount: x.shape[0], transposeWeight: attrs.transposeWeight};
+  return usingQuantized(backend, inputs, attrs, use, (multiplier) => multiply(backend, {x, ...multiplier}));
 });

@@ -32,7 +32,7 @@ export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({input
   const gradient = wantsGradient ? backend.makeTensorInfo(hidden.shape, 'float32') : undefined;
   const step = chunkRows(backend, rows, cols, vocab);
   const scales = wantsGradient ? constant(backend, Math.min(step, rows)) : undefined;
-  usingWeight(backend, weights, attrs, step, (weight) => {
+  usingWeight(backend, weights, attrs, {rowCount: step, transposeWeight: false}, ({weight}) => {
     const product = {weight, rows: vocab, cols};
     for (let begin = 0; begin < rows; begin += step) {
       const count = Math.min(step, rows - begin);

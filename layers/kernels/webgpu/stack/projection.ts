@@ -159,10 +159,9 @@ function multiplyAdapted(
   result: Result,
   isForward: boolean,
 ): void {
-  const {rows, cols} = attributes;
-  const [count] = x.halves.shape;
-  usingWeight(backend, tensors, attributes, count, (weight) => {
-    const product: Product = {x: x.halves, weight, rows, cols, transposeWeight: isForward};
+  const use = {rowCount: x.halves.shape[0], transposeWeight: isForward};
+  usingWeight(backend, tensors, attributes, use, (multiplier) => {
+    const product: Product = {x: x.halves, ...multiplier};
     const {a, b} = tensors;
     if (low && splitsOf(backend, product) === 1 && isProjected(low.shape[1])) {
       const update = {low, factor: isForward ? b : a, isTransposed: isForward};

@@ -30,6 +30,16 @@ export interface WeightFormat {
   halves?(): string;
 }
 
+/** A stored matrix that rows `x` are multiplied by. */
+export interface Multiplier {
+  weight: WeightFormat;
+  /** Rows of the stored matrix. */
+  rows: number;
+  cols: number;
+  /** Whether to compute `x · Wᵀ` (k = cols, n = rows) or `x · W` (k = rows, n = cols). */
+  transposeWeight: boolean;
+}
+
 /** The format of a 16-bit matrix of `cols` columns, stored row by row; see layers/ops/storedMatrix.ts. */
 export function storedFormat({parts, rows}: RowParts, dtype: HalfDtype, cols: number): WeightFormat {
   const stride = Math.ceil(cols / 2);

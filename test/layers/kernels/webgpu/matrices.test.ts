@@ -11,9 +11,13 @@ import {packRows} from '../../../../layers/kernels/webgpu/products/packRows.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
+import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {pack16} from '../../../../layers/ops/pack16.ts';
+import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
+import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
+import {quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {emulateMatrices} from './emulatedMatrices.ts';
 import {describeWebGPU, expectSame, expectSameFunction, normal} from './webgpuOnly.ts';
 
@@ -94,6 +98,17 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
         tf.tidy(() => tf.matMul(x, tensor, false, !isTransposed).mul(scale)),
         2e-3,
       );
+    }
+  });
+
+  test('a weight that is dequantized before a product of many rows, transposed or not', async () => {
+    const [rows, cols] = [264, 72];
+    const values = (await normal([rows * cols], 4).data()) as Float32Array;
+    const weight = storeQuantized(quantizeNF4(values, [rows, cols], {doubleQuant: true}));
+    for (const transposeWeight of [true, false]) {
+      const x = normal([256, transposeWeight ? cols : rows], 3) as tf.Tensor2D;
+      const expected = tf.tidy(() => tf.matMul(x, dequantizeRows(weight), false, transposeWeight));
+      await expectSame(quantizedMatMul(x, weight, transposeWeight), expected, 2e-3);
     }
   });
 
