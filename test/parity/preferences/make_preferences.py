@@ -6,7 +6,7 @@
     peers/bin/python test/parity/preferences/make_preferences.py
 
 Each run trains the model of examples/quickstart for 30 steps, from the same adapter, on the pairs of fixtures/pairs.json,
-or in stage `kto` on the answers of fixtures/verdicts.json. Stage `rm` starts from the adapter's value head, without the
+or in the stages `kto` and `sft` on the answers of fixtures/verdicts.json. Stage `rm` starts from the adapter's value head, without the
 dropout before it, and ends with a prediction.
 LLaMA-Factory 0.9.5 does not pass the name of the loss on to TRL 0.24, whose default is `sigmoid`; here it is passed. TRL
 no longer has `kto_pair`: its formula is that of TRL 0.8.
@@ -93,6 +93,8 @@ def write_data():
             "messages": "conversations", "chosen": "chosen", "rejected": "rejected"}},
         "verdicts": {"file_name": "verdicts.json", "columns": {
             "prompt": "instruction", "query": "input", "response": "output", "kto_tag": "label"}},
+        "answers": {"file_name": "verdicts.json", "columns": {
+            "prompt": "instruction", "query": "input", "response": "output"}},
         "verdict_turns": {"file_name": "verdict_turns.json", "formatting": "sharegpt", "columns": {
             "messages": "conversations", "kto_tag": "label"}},
     }
@@ -144,6 +146,9 @@ RUNS = {
     "reference": {"ref_model": "model", "ref_model_adapters": "reference", "eval_strategy": "no"},
     "full": {"finetuning_type": "full", "adapter_name_or_path": None, "learning_rate": 1e-4, "ref_model": "model",
              "ref_model_adapters": "reference", "eval_strategy": "no"},
+    "asft": {"stage": "sft", "dataset": "answers", "finetuning_type": "full", "adapter_name_or_path": None,
+             "learning_rate": 1e-4, "use_asft_loss": True, "asft_alpha": 0.5, "gradient_accumulation_steps": 1,
+             "eval_strategy": "no"},
     "reward": {"stage": "rm", "do_predict": True},
     "kto": {"stage": "kto", "dataset": "verdicts", "eval_dataset": "verdict_turns"},
     "kto-mixed": {"stage": "kto", "dataset": "verdicts", "eval_dataset": "verdict_turns", "pref_beta": 0.3, "pref_ftx": 0.5,

@@ -34,6 +34,7 @@ const RUNS: [name: string, steps: number][] = [
   ['simpo', 6],
   ['reference', 4],
   ['full', 2],
+  ['asft', 4],
   ['reward', 30],
   ['kto', 12],
   ['kto-mixed', 8],
