@@ -307,7 +307,7 @@ export class AdapterSet {
     if (merged) this.merging.unmerge();
     for (const [layer] of before) layer.activeAdapters = names.filter((name) => layer.adapters.has(name));
     const restore = () => {
-      this.merging.unmerge(); // what was merged meanwhile
+      if (before.some(([layer]) => layer.isMerged)) this.merging.unmerge(); // what was merged meanwhile
       for (const [layer, active] of before) layer.activeAdapters = active;
       if (merged) this.merging.merge({dequantize: true}); // as before: a quantized base can only be merged dequantized
     };
