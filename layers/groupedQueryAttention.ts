@@ -41,7 +41,7 @@ export interface GroupedQueryAttentionArgs extends LayerArgs {
   headNorm?: Pick<RMSNormArgs, 'epsilon' | 'offset'>;
   ropeTheta?: number;
   ropeScaling?: RopeScaling;
-  /** Number of a head's elements that rotate; the others stay as they are. Default all. */
+  /** Number of a head's elements that rotate; the others do not change. Default all. */
   rotaryDim?: number;
   /** Whether queries and keys rotate by their position. Default true. */
   isRotary?: boolean;

@@ -204,8 +204,8 @@ export class KeyValueCache {
   }
 
   /**
-   * Appends the rows of another cache, which stays as it is. The shorter of the two is padded on the left with zeros, so
-   * that the rows' latest positions are in the same columns.
+   * Appends the rows of another cache, which does not change. The shorter one is padded on the left with zeros, so that
+   * the rows' latest positions are in the same columns.
    *
    * @throws TfjsLoraError `SHAPE_MISMATCH` for a cache of another model; `DISPOSED`
    */

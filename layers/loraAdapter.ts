@@ -97,7 +97,7 @@ export class LoRAAdapter extends Adapter {
     return this.weight * this.ownScaling;
   }
 
-  /** Factor on `B · A` that follows from the settings, whatever the {@link weight}. */
+  /** Factor on `B · A` that follows from the settings, regardless of the {@link weight}. */
   get ownScaling(): number {
     const {alpha, rank, useRsLoRA} = this.settings;
     return alpha / (useRsLoRA ? Math.sqrt(rank) : rank);

@@ -92,7 +92,10 @@ export class LoRADense extends AdaptedLayer<LoRAAdapter> {
   /** The class of its adapters; a subclass may have another kind. */
   static readonly adapterClass: LoRAAdapterClass = LoRAAdapter;
   base: TransposedDense;
-  /** What passes add to each row of the batch, besides the active adapters; set only while such a pass runs. */
+  /**
+   * Updates that passes add to each row of the batch in addition to the active adapters; set only while such a pass
+   * runs.
+   */
   rowFactors?: RowFactors;
   private readonly firstAdapter?: LoRAAdapterArgs;
   private readonly configured?: Pick<LoRADenseArgs, 'adapters' | 'mergedInto'>;

@@ -45,7 +45,7 @@ export type ParameterStorage = StorageDtype | 'quantized';
 export interface ParameterArgs {
   /** Full name, unique in the model, as in the model's files: `model.norm.weight`. */
   name: string;
-  /** Logical shape, whatever the storage. */
+  /** Logical shape, regardless of the storage. */
   shape: number[];
   /** Storage type. Default `float32`. The 16-bit types are packed in int32 and need a matrix. */
   storage?: ParameterStorage;

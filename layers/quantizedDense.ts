@@ -49,7 +49,7 @@ export class QuantizedDense extends TransposedDense {
   }
 
   /**
-   * Quantizes a built layer. That layer stays as it is; dispose it to free its memory.
+   * Quantizes a built layer. That layer does not change; dispose it to free its memory.
    *
    * @throws TfjsLoraError `NON_FINITE` naming the weight, and what the quantizer throws
    */
@@ -102,7 +102,9 @@ export class QuantizedDense extends TransposedDense {
     return this.weight;
   }
 
-  /** Returns a layer with the weight dequantized, in float32 or rounded to a 16-bit type; this layer stays as it is. */
+  /**
+   * Returns a layer with the dequantized weight, in float32 or rounded to a 16-bit type. This layer does not change.
+   */
   dequantize(storage: StorageDtype = this.storage): TransposedDense {
     const {units, useBias, activation, name, inputDim} = this;
     const dense = new TransposedDense({units, useBias, activation, name, storage, trainable: false});

@@ -8,7 +8,7 @@ export type RopeScaling =
       originalMaxPositionEmbeddings: number;
       /** Factor on cosines and sines. */
       attentionFactor: number;
-      /** Rotations within the original length above which a frequency stays as it is. */
+      /** Rotations within the original length above which a frequency does not change. */
       betaFast: number;
       /** Rotations within the original length below which a frequency is divided by `factor`. */
       betaSlow: number;

@@ -168,7 +168,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * noise are not recorded for replay. Default 0: no noise.
    *
    * @throws TfjsLoraError `INVALID_ARGUMENT` when set to anything but a number from 0; `UNSUPPORTED` for a family that
-   *   scales its embedding, or that has a `forward` of its own
+   *   scales its embedding, or has its own `forward`
    */
   get neftuneNoiseAlpha(): number {
     return this.noiseAlpha;
@@ -225,7 +225,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     );
   }
 
-  /** Makes a complete config from whatever `fromConfig` takes. */
+  /** Makes a complete config from the argument of `fromConfig`. */
   static resolveConfig(_source: never): CausalLMConfig {
     throw new TfjsLoraError(
       'UNSUPPORTED',

@@ -25,7 +25,7 @@ export interface ModelClass<M> {
   readonly architecture: string;
   /** Reads the contents of a `config.json`. `where` names the file in errors. */
   parseConfig(json: Record<string, unknown>, where: string): CausalLMConfig;
-  /** Makes a complete config from whatever `fromConfig` takes. */
+  /** Makes a complete config from the argument of `fromConfig`. */
   resolveConfig(source: never): CausalLMConfig;
   /** Returns the number of weights in a model of this config, which its files must hold; 0 is not checked. */
   parameterCount(config: never): number;

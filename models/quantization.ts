@@ -70,7 +70,7 @@ export function declareQuantized(model: LayeredModel, options: QuantizationOptio
 
 /**
  * Declares those linear layers of a model without weights as quantized that its files store quantized, in their types,
- * whatever its config says.
+ * regardless of its config.
  *
  * @param options the config's; further ones belong to a quantizer of that type
  * @returns whether there are any

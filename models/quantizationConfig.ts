@@ -79,7 +79,7 @@ export function parseQuantizationConfig(json: unknown, where: string): Quantizat
 
 /**
  * Declares linear layers of a model as quantized, before they are filled from files. In a quantized model, the files
- * determine the layers and their types, whatever list the config has; another is quantized as the caller wants.
+ * determine the layers and their types, regardless of the list in the config; another is quantized as the caller wants.
  *
  * @param stored quantization in the config
  * @param wanted quantization that the caller wants

@@ -49,7 +49,7 @@ export interface SaveOptions {
   dequantize?: boolean;
   /** Called after each tensor. */
   onProgress?: (progress: TensorProgress) => void;
-  /** Stops before the next tensor, with the signal's reason as the error; files of an earlier save stay as they are. */
+  /** Stops before the next tensor, with the signal's reason as the error; files of an earlier save do not change. */
   signal?: AbortSignal;
 }
 const SAVE_OPTIONS = {

@@ -135,7 +135,7 @@ function int8ToTensors(name: string, {codes, rowAbsmax, shape, outliers}: Int8Te
 
 /**
  * Reads the quantized weight `name` from files in bitsandbytes' format, with or without double quantization,
- * whatever dtype the codes are stored as.
+ * regardless of the dtype that the codes are stored in.
  *
  * @param name the weight's own key, `….q_proj.weight`
  * @param dtype dtype of an int8 weight before quantization, which its file does not say. Default float16

@@ -4,7 +4,7 @@ import type {StorageDtype} from './float16.ts';
 /** Shape `[rows, cols]` of a weight as model files store it: `[outputs, inputs]`. */
 export type MatrixShape = readonly [rows: number, cols: number];
 
-/** A weight matrix in fewer bits, whatever the format, as far as a layer needs to know it. */
+/** A weight matrix in fewer bits, regardless of the format, as far as a layer needs to know it. */
 export interface QuantizedTensor {
   /** The format's name, as its {@link Quantizer} is registered. */
   readonly quantType: string;

@@ -86,7 +86,7 @@ export function backendTraits(): BackendTraits {
   return {...DEFAULTS, ...STOCK[tf.getBackend()], ...traitsByBackend.get(tf.backend())};
 }
 
-/** Sets traits of a backend; those not given stay as they are. */
+/** Sets traits of a backend; those not given do not change. */
 export function setBackendTraits(backend: object, traits: Partial<BackendTraits>): void {
   traitsByBackend.set(backend, {...traitsByBackend.get(backend), ...traits});
 }

@@ -6,7 +6,7 @@ import {type StoredMatrix, tensorsOf, withTensors} from './storedMatrix.ts';
 
 /**
  * Multiplies by a frozen weight, `x · Wᵀ`, stored as in PyTorch's `nn.Linear`. Only `x` gets a gradient: the weight
- * never enters the tape, whatever its type.
+ * never enters the tape, regardless of its type.
  *
  * @param x `[N, inputDim]` float32
  * @param weight `[units, inputDim]`, float32, packed 16-bit or quantized

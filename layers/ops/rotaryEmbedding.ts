@@ -14,7 +14,7 @@ export const rotaryEmbeddingOp = op<Tensors<'x' | 'cos' | 'sin'>, Record<never, 
  *
  * @param x `[B, H, T, D]` float32, D even
  * @param cos `[B or 1, 1, T, R/2]` float32, cosine of position × frequency. If R is less than D, the elements from R on
- *   stay as they are
+ *   do not change
  * @param sin same shape as `cos`
  * @returns same shape as `x`
  */

@@ -33,7 +33,7 @@ export interface SaveGgufOptions {
   name?: string;
   /** Called after each tensor. */
   onProgress?: (progress: TensorProgress) => void;
-  /** Stops before the next tensor, with the signal's reason as the error; an older file stays as it is. */
+  /** Stops before the next tensor, with the signal's reason as the error; an older file does not change. */
   signal?: AbortSignal;
 }
 const SAVE_GGUF_OPTIONS = {

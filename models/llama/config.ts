@@ -97,7 +97,7 @@ const DEFAULTS = {
 /**
  * Checks a config and fills in defaults.
  *
- * @param hasOwnKeys whether the model's class reads keys that are not among the family's defaults, and stay as they are.
+ * @param hasOwnKeys whether the model's class reads keys that are not among the family's defaults, and do not change.
  *   Default false
  */
 export function withDefaults(

@@ -20,7 +20,7 @@ export interface PresetFamily extends LlamaFamily {
 /**
  * Makes a complete config from a preset's name, from our own keys, or from the contents of a `config.json`.
  *
- * @param hasOwnKeys whether the model's class has keys of its own, which stay as they are. Default false
+ * @param hasOwnKeys whether the model's class has keys of its own, which do not change. Default false
  */
 export function resolveConfig(
   source: string | LlamaConfigArgs | Json,

@@ -120,7 +120,7 @@ export class DiskFolder implements WritableFolder {
     }
   }
 
-  /** Whether another folder is the same on disk, whatever its path. */
+  /** Whether another folder is the same on disk, regardless of its path. */
   async isSameAs(other: Folder): Promise<boolean> {
     return other instanceof DiskFolder && (await realpath(this.path)) === (await realpath(other.path));
   }

@@ -1,6 +1,6 @@
 import type {TensorInfo} from '../safetensors/safetensorsHeader.ts';
 
-/** The tensors of a model's files, whatever their format. `SafetensorsFolder` has this interface. */
+/** The tensors of a model's files, regardless of their format. `SafetensorsFolder` has this interface. */
 export interface TensorFiles {
   /** The folder, for messages. */
   readonly folder: string;

@@ -108,8 +108,8 @@ export class RecordEncoder {
   }
 
   /**
-   * Makes the examples of all records: in order, or packed. What is no record stays as it is; with packing it comes
-   * last, after the rows of texts and those of answers.
+   * Makes the examples of all records: in order, or packed. Anything that is not a record does not change; with packing
+   * it comes last, after the rows of texts and those of answers.
    */
   async encodeAll<T>(items: Iterable<T | TrainingRecord> | AsyncIterable<T | TrainingRecord>) {
     const {packLength, tokenizer, onProgress, signal} = this.plan;

@@ -8,7 +8,7 @@ import {DEFAULT_COLUMNS, DEFAULT_TAGS, type RecordFormat} from '../datasets/reco
 import type {Conversation} from '../templates/conversation.ts';
 import {assertReadable, readableTurns} from './unreadKeys.ts';
 
-/** What records with questions and answers may have besides. */
+/** Further keys that records with questions and answers may have. */
 interface RecordContext {
   /** System text. Default: the template's own. */
   system?: string | null;
@@ -60,7 +60,7 @@ export type RecordData = TrainingData<Item | TrainingRecord | PromptRecord>;
 interface RecordKind {
   /** Keys that a record of this kind has. */
   needs: string[];
-  /** Keys that it may have besides. */
+  /** Further keys that it may have. */
   reads: string[];
   format: Omit<RecordFormat, 'name'>;
 }

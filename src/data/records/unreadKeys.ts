@@ -38,7 +38,7 @@ const TURN_KEYS: Readonly<Record<string, string>> = {
 
 /** The keys of a kind of records. */
 interface KeysOfKind {
-  /** Keys that a record of this kind has, and those that it may have besides. */
+  /** Keys that a record of this kind has, and further keys that it may have. */
   needs: string[];
   reads: string[];
 }

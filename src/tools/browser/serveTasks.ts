@@ -1,6 +1,6 @@
 import type {ErrorCode} from '../../../quant/errors.ts';
 
-/** What a task gets besides its argument. */
+/** The context of a task, which it gets in addition to its argument. */
 export interface TaskContext<Report = unknown> {
   /** Sends the page a value while the task runs, such as a step's loss or a piece of text. It is copied. */
   report(value: Report): void;

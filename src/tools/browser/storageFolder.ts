@@ -359,7 +359,7 @@ export class StorageFolder implements RunFolder {
 const bytesOf = (contents: string | Uint8Array): Uint8Array =>
   typeof contents === 'string' ? new TextEncoder().encode(contents) : contents;
 
-/** Returns what a handle is asked for, or undefined when there is no such file or folder, or one of the other kind. */
+/** Returns the file or folder that is requested from a handle, or undefined if there is none of that name and kind. */
 async function ifFound<T>(found: Promise<T>): Promise<T | undefined> {
   try {
     return await found;

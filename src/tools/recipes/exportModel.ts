@@ -48,7 +48,7 @@ export interface ExportArgs {
   exportSizeGB?: number;
   /** Storage type in which the base is loaded, merged and written. Default: the type of its files. */
   dtype?: StorageDtype;
-  /** Template that the adapters were trained with. Default none: the base's tokenizer stays as it is. */
+  /** Template that the adapters were trained with. Default none: the base's tokenizer does not change. */
   template?: string;
   /** System message that replaces the template's own. */
   defaultSystem?: string;

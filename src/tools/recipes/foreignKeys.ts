@@ -10,7 +10,7 @@ const IMAGES = 'images, video and sound are not supported';
 const OTHER_ENGINES = 'no other inference engine is used';
 const LOGGING = 'the output keys decide what is logged';
 
-/** Keys that change nothing here, whatever their value, each with the reason. */
+/** Keys that change nothing here, regardless of their value, each with the reason. */
 export const IGNORED_KEYS: ReadonlyMap<string, string> = new Map(
   Object.entries({
     trust_remote_code: 'no code from a model folder is run',

@@ -14,7 +14,7 @@ export const sameRecipeWith: CommandWith = (...overrides) =>
 /**
  * Returns what a recipe wants done with an earlier run in its output folder, as LLaMA-Factory decides it:
  * `resume_from_checkpoint` is followed if given; otherwise a run with checkpoints is resumed, unless
- * `overwrite_output_dir` is true. A recipe that trains nothing leaves the run as it is.
+ * `overwrite_output_dir` is true. A recipe that trains nothing does not change the run.
  */
 export async function outputWishes({fit, tasks}: Recipe): Promise<OutputWishes> {
   const {outputDir: folder, resumeFromCheckpoint, overwriteOutputDir: overwrite} = fit;

@@ -67,7 +67,7 @@ export interface RecipePlan {
   resumeFrom: string | false;
   /** Files that the training removes from its output folder when it starts, if any. */
   overwrites?: EarlierFiles;
-  /** Whether the run to resume has done all its steps. Then nothing is trained, and its files stay as they are. */
+  /** Whether the run to resume has done all its steps. Then nothing is trained, and its files do not change. */
   isFinished: boolean;
 }
 

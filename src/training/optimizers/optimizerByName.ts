@@ -107,7 +107,7 @@ const optimizers = new Map<string, MakeOptimizer>(Object.entries(builtIn));
 /**
  * Registers an optimizer under a name, for `compile({optimizer})`, {@link optimizerByName} and the `optim` of recipes.
  *
- * @param name any case; the built-in names and those of transformers stay as they are
+ * @param name any case; the built-in names and those of transformers do not change
  * @throws TfjsLoraError `INVALID_ARGUMENT` when the name is taken. Registering the same function again does nothing, so
  *   that a notebook's cell may run twice
  * @example

@@ -9,7 +9,7 @@ export interface RowsView extends tf.TensorInfo {
 /** Every device binds buffers from multiples of this many bytes on. */
 const ALIGNMENT = 256;
 
-/** Rows that begin at a multiple of this number begin at a multiple of 256 bytes, whatever their length. */
+/** Rows that begin at a multiple of this number begin at a multiple of 256 bytes, regardless of their length. */
 export const ROWS_STEP = ALIGNMENT / 4;
 
 /** Returns rows of a tensor of 4-byte numbers, along its first axis, for shaders to read or write. Owns nothing. */

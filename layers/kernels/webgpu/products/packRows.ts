@@ -47,7 +47,7 @@ export function shapeOf(rows: Rows): [rows: number, cols: number] {
  * 2^top and less than twice that.
  */
 export const shiftTo = (top: number): string => `
-// The exponent is read from the bits. A row of zeros, infinities or subnormals stays as it is.
+// The exponent is read from the bits. A row of zeros, infinities or subnormals does not change.
 fn shiftOf(largest: f32) -> i32 {
   let exponent = i32(bitcast<u32>(largest) >> 23u) - 127;
   return clamp(select(${top} - exponent, 0, exponent < -119 || exponent > 127), -126, 126);
