@@ -4,8 +4,8 @@ import type {ModuleLayer} from './moduleLayer.ts';
 import {ReplacedLayer} from './replacedLayer.ts';
 
 /**
- * A layer that adapters replace by a trained copy of their own: PEFT's `modules_to_save`. Without an active adapter it
- * is the layer it wraps. Input, output and settings are that layer's.
+ * A layer that each adapter replaces by its own trained copy: PEFT's `modules_to_save`. Without an active adapter, it
+ * computes the wrapped layer. Input, output and settings are those of that layer.
  */
 export class CopiedLayer extends ReplacedLayer<ModuleLayer, LayerCopy> {
   static className = 'CopiedLayer';
@@ -42,7 +42,7 @@ export class CopiedLayer extends ReplacedLayer<ModuleLayer, LayerCopy> {
     return this.current.apply(inputs, kwargs as tf.serialization.ConfigDict & object) as tf.Tensor;
   }
 
-  /** Puts the active copy in the base's place. */
+  /** Replaces the base with the active copy. */
   override merge(): void {
     const {active} = this;
     if (this.isMerged || !active) return;

@@ -60,7 +60,7 @@ export interface GroupedQueryAttentionArgs extends LayerArgs {
   weightInitializer?: Initializer | SerializedInitializer;
 }
 
-/** What the projections of a pass take besides their input. */
+/** Arguments of the projections in a pass, in addition to their input. */
 export interface ProjectionOptions {
   training?: boolean;
   seed?: number;

@@ -7,11 +7,11 @@ import {Parameter} from './parameter.ts';
 import {TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
 /**
- * A dense layer with its weight as in `tf.layers.dense`, `[inputDim, units]`. {@link sharing} makes one that has the same
- * variables as a Keras layer, so that adapters can be added to it without a copy.
+ * A dense layer whose weight is stored as in `tf.layers.dense`, `[inputDim, units]`. {@link sharing} makes one with the
+ * variables of a Keras layer, so that adapters can be added to that layer without copying it.
  *
- * Input `[..., inputDim]` float32, output `[..., units]` float32.
- * Weights: `kernel` `[inputDim, units]`, `bias` `[units]`.
+ * Input `[..., inputDim]` float32, output `[..., units]` float32. Weights: `kernel` `[inputDim, units]`, `bias`
+ * `[units]`.
  */
 export class KerasDense extends TransposedDense {
   static override className = 'KerasDense';

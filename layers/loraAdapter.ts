@@ -12,7 +12,7 @@ import {
 } from './loraFields.ts';
 import {Parameter} from './parameter.ts';
 
-/** The matrices of an adapter that makes them itself. */
+/** The matrices A and B of an adapter that creates its own. */
 export interface LoRAMatrices {
   /** `[rank, inputDim]` float32. */
   loraA: Parameter;
@@ -24,10 +24,10 @@ export interface LoRAMatrices {
  * A low-rank update of one linear layer: `scaling · B · A`, and DoRA's magnitudes.
  *
  * A subclass may freeze some of its weights, have other settings ({@link fields}), train other weights
- * ({@link parameters}) and make A and B of them ({@link factors}). A layer whose `adapterClass` it is uses it.
+ * ({@link parameters}) and compute A and B from them ({@link factors}). A layer uses it as its `adapterClass`.
  */
 export class LoRAAdapter extends Adapter {
-  /** The settings of such adapters, which are read, written, checked and saved as this table says. */
+  /** The table of this class's settings, by which they are read, written, checked and saved. */
   static readonly fields: LoRAFields = LORA_FIELDS;
   /** `peft_type` in `adapter_config.json`; an adapter that PEFT's LoRA cannot read has its own. */
   static readonly peftType: string = 'LORA';

@@ -27,7 +27,7 @@ export interface LoRAAdapterArgs {
   loraBias?: boolean;
   /** How A is initialized. Default `kaiming`. B starts at zero either way. */
   init?: LoRAInit;
-  /** Whether to train only A, as MiCA does with a B of its own. Default false. */
+  /** Whether to train only A, as MiCA does. Default false. */
   freezeB?: boolean;
   /** Seed for the random values of A. Default: unseeded. */
   seed?: number;
@@ -59,7 +59,7 @@ export interface LoRAField {
   peftKey?: string;
   /** The value if the file has none, where PEFT's default differs from ours. */
   peftDefault?: unknown;
-  /** Which values of its kind it accepts, in words and as a check, and advice for others. Default: all. */
+  /** The values of its kind that it accepts, in words and as a check, and advice for other values. Default: all. */
   limits?: [expected: string, accepts: (value: unknown) => boolean, advice?: string];
 }
 

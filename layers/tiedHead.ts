@@ -12,8 +12,8 @@ export interface TiedHeadArgs extends LayerArgs {
 }
 
 /**
- * Output head that shares the embedding's table: `[..., C]` → `[..., vocabSize]` logits, without a bias. It has no weights
- * of its own: its `weight` `[vocabSize, C]` is the embedding's.
+ * Output head that shares the embedding's table: `[..., C]` → `[..., vocabSize]` logits, without a bias. Its `weight`
+ * `[vocabSize, C]` is the embedding's, and it has no other weights.
  */
 export class TiedHead extends TransposedDense {
   static override className = 'TiedHead';
@@ -45,7 +45,7 @@ export class TiedHead extends TransposedDense {
     return this.#embedding.weight;
   }
 
-  /** Returns a head with a table of its own, which has the values of the shared one. */
+  /** Returns a head with its own table, which has the values of the shared table. */
   untied(): TransposedDense {
     const {name, units, inputDim, storage, weight} = this;
     const dense = new TransposedDense({name, units, useBias: false, storage, trainable: false});

@@ -14,8 +14,8 @@ export interface ValueHeadArgs extends LayerArgs {
 }
 
 /**
- * Scores hidden states: input `[..., C]` float32, output `[..., 1]`, `dropout(x) · wᵀ + b`. The head of reward models
- * and of PPO's values, TRL's `ValueHead`. It is no linear layer that adapters or quantization apply to.
+ * Scores hidden states: input `[..., C]` float32, output `[..., 1]`, `dropout(x) · wᵀ + b`. This is the head of reward
+ * models and of PPO's values, TRL's `ValueHead`. Adapters and quantization do not apply to it.
  *
  * Weights: `weight` `[1, C]` and `bias` `[1]`, both uniform(−1/√C, 1/√C), as PyTorch's `Linear`.
  */

@@ -22,9 +22,14 @@ export interface GenerationConfig {
   maxLength?: number;
   /** Number of tokens that must be generated before an end-of-sequence token may come. Default 0. */
   minNewTokens?: number;
-  /** Whether to draw each token from the model's distribution; otherwise the likeliest is taken. Default false. */
+  /**
+   * Whether to draw each token from the model's distribution; otherwise the most likely one is chosen. Default false.
+   */
   doSample?: boolean;
-  /** Divisor of the logits before sampling: below 1 is sharper, above 1 flatter. Only with `doSample`. Default 1. */
+  /**
+   * Divisor of the logits before sampling: values below 1 favour likely tokens, and values above 1 make tokens more
+   * equally likely. Only with `doSample`. Default 1.
+   */
   temperature?: number;
   /** Number of likeliest tokens to sample from; 0 for all. Only with `doSample`. Default 50. */
   topK?: number;
@@ -34,7 +39,7 @@ export interface GenerationConfig {
   minP?: number;
   /** Penalty for tokens of the prompt and of the text so far: above 1 makes them less likely. Default 1. */
   repetitionPenalty?: number;
-  /** Strings that end the text. It stops before the first of them that it would contain. */
+  /** Strings that end the text. The text stops before the first of them. */
   stopStrings?: string | string[];
   bosTokenId?: number;
   /** Tokens that end a sequence. */

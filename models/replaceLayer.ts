@@ -10,9 +10,12 @@ export interface LayeredModel {
   readonly refused?: ReadonlyMap<string, string>;
   /** Whether another model has the same base weights, which must then not change. Default false. */
   readonly sharesBase?: boolean;
-  /** The ranges of layers that were put in a row, if any. Their weights are shared, and must not change. */
+  /**
+   * The ranges of layers that run one after the other, if any. Repeated layers share their weights, which must not
+   * change.
+   */
   readonly replication?: readonly LayerRange[];
-  /** Puts ranges of layers in a row; see PEFT's `layer_replication`. The returned function undoes it. */
+  /** Runs ranges of layers one after the other; see PEFT's `layer_replication`. The returned function undoes it. */
   replicateLayers?(ranges: readonly LayerRange[]): () => void;
 }
 

@@ -26,7 +26,7 @@ export interface ValueHeadOptions {
 const VALUE_HEAD_OPTIONS = {dropout: true} satisfies OptionNames<Pick<ValueHeadOptions, 'dropout'>>;
 
 export interface LoadValueHeadOptions extends Pick<ValueHeadOptions, 'dropout'> {
-  /** Whether to continue training it. Default false. */
+  /** Whether it trains. Default false: it is frozen. */
   trainable?: boolean;
 }
 

@@ -5,7 +5,7 @@ import type {StorageDtype} from './float16.ts';
 import type {MatrixShape, QuantizedTensor} from './quantizedTensor.ts';
 import type {TensorToWrite} from './safetensors/writeSafetensors.ts';
 
-/** Options that every quantizer receives; a quantizer may have further options of its own. */
+/** Options that every quantizer receives; a quantizer may have further options. */
 export interface QuantizeOptions {
   /** Values that share a scale. */
   blockSize?: number;

@@ -1,2 +1,2 @@
-/** Whether backward runs blocks again from their inputs alone; with `'offload'`, the inputs wait in host memory. */
+/** Whether backward recomputes blocks from their inputs; with `'offload'`, the inputs are kept in host memory. */
 export type GradientCheckpointing = boolean | 'offload';

@@ -10,12 +10,12 @@ export type Tensors<Names extends string> = Record<Names, tf.TensorInfo>;
 export type GradientInputs<Inputs, Read> = Tensors<'dy' | Extract<Read, 'y'>> &
   Pick<Inputs, Extract<Read, keyof Inputs>> & {[extra: `extra${number}`]: tf.TensorInfo};
 
-/** How an op with kernels of its own is differentiated; see `dispatchWithGradient`. */
+/** How an op with its own kernels is differentiated; see `dispatchWithGradient`. */
 export interface GradientRule<Inputs, Read> {
   /** The inputs that get a gradient, in the order in which the gradient kernel returns them. */
   of: (keyof Inputs & string)[];
   /**
-   * Which of the inputs and the value `y` the gradient kernel reads; the rest does not stay in memory until backward.
+   * The inputs, and the value `y`, that the gradient kernel reads; the others are not kept in memory until backward.
    * Default all inputs.
    */
   read?: Read[];
@@ -45,7 +45,7 @@ export class Op<Inputs extends object = object, Attributes extends object = obje
 /** An op of any types. */
 export type AnyOp = Pick<Op, 'kernelName'>;
 
-/** An {@link Op} whose kernel returns the value, followed by whatever else its gradient kernel reads. */
+/** An {@link Op} whose kernel returns the value, followed by other tensors that its gradient kernel reads. */
 export class DifferentiableOp<
   Inputs extends object = object,
   Attributes extends object = object,

@@ -10,11 +10,11 @@ export interface GemmaConfig extends LlamaConfig, Omit<SlidingConfig, 'numHidden
   attnLogitSoftcapping: number | null;
   /** Bound of the logits. Null: none. */
   finalLogitSoftcapping: number | null;
-  /** Without `layerTypes`, one layer in so many sees all positions, and the others have a window. */
+  /** Without `layerTypes`, one layer in this many sees all positions, and the others have a window. */
   slidingWindowPattern: number;
 }
 
-/** What a Gemma config's keys are when it lacks them, in both generations. */
+/** Default values of a Gemma config's keys, for both generations. */
 export const gemmaDefaults = {
   numKeyValueHeads: 4,
   headDim: 256,
@@ -30,7 +30,7 @@ export const gemmaLayerType = (config: GemmaConfig, layerIndex: number): LayerTy
     (index + 1) % config.slidingWindowPattern === 0 ? 'full_attention' : 'sliding_attention',
   );
 
-/** Refuses what a Gemma config may say and the graph does not do. */
+/** Refuses settings of a Gemma config that the graph does not support. */
 export function assertCausal(json: Json, where: string): void {
   if (!json.use_bidirectional_attention) return;
   throw new TfjsLoraError(

@@ -54,7 +54,7 @@ export interface DecodedBatch {
   paddings: number[];
   /** Number of columns that the cache lacks: first all of the prompt's, then one. */
   newPositions: number;
-  /** Adapters of the rows. Default: the model as it is. */
+  /** Adapters of the rows. Default: the active adapters. */
   adapters?: DecodedAdapters;
 }
 
@@ -84,8 +84,8 @@ interface RunningChain {
 
 /**
  * Runs a model over the columns of a batch that its cache lacks. If the backend can record a pass's commands, a new
- * position is one replay, or one step of a chain of whole passes if the backend has these, so that a pass costs the
- * host hardly anything. If the device chooses the tokens itself, the next pass begins before the host has read them.
+ * position is one replay, or one step of a chain of whole passes if the backend has these, so a pass takes the host
+ * hardly any time. If the device chooses the tokens itself, the next pass begins before the host has read them.
  *
  * The model must not change from one pass to the next.
  */

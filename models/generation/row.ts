@@ -37,14 +37,14 @@ export interface Row {
   room: number;
   random: RandomSource;
   streamer?: TextStreamer;
-  /** What the text must become, and how far it is. */
+  /** The constraint that the text must meet, and its state so far. */
   constraint?: {tokens: TokenConstraint; state: AutomatonState};
   isFinished: boolean;
   /** Name of its adapter. Default: the active ones. */
   adapterName?: string;
   /** Number of alternatives to report. */
   alternatives?: number;
-  /** What is reported of the last token. */
+  /** Probabilities to report for the last token. */
   likelihood?: Pick<GeneratedToken, 'logProbability' | 'alternatives'>;
 }
 

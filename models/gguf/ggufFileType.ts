@@ -23,7 +23,7 @@ export const GGUF_FILE_TYPES = Object.keys(FILE_TYPES) as readonly GgufFileType[
 /** Returns the number that `general.file_type` has for a file type. */
 export const fileTypeNumber = (fileType: GgufFileType): number => FILE_TYPES[fileType][0];
 
-/** What {@link tensorType} must know of the model. */
+/** The properties of the model that {@link tensorType} needs. */
 export interface MixedModel {
   /** Number of blocks. */
   readonly layers: number;

@@ -22,7 +22,7 @@ import {permutedRows} from './permutedRows.ts';
 import {assertFileType, rotatedHeads, type SaveGgufResult} from './saveGguf.ts';
 import {type GgufArchitecture, ggufTensorName} from './tensorNames.ts';
 
-/** What an adapter's matrices can be stored as. */
+/** The types in which an adapter's matrices can be stored. */
 export const ADAPTER_FILE_TYPES = ['f32', 'f16', 'bf16'] as const;
 
 export interface SaveAdapterGgufOptions extends SaveAdapterFilesOptions {

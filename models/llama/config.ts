@@ -72,7 +72,7 @@ export interface LlamaFamily {
   readonly architecture: string;
   /** The activation of the feed-forward, by the name that `hidden_act` has for it. */
   readonly hiddenAct: string;
-  /** What keys are when a config lacks them, where Llama's default differs, and all keys that only the family has. */
+  /** Default values of keys, if they differ from Llama's, and of all keys that only the family has. */
   readonly configDefaults?: Json;
 }
 /** The family of Meta's models. */
@@ -82,7 +82,7 @@ export const LLAMA: LlamaFamily = {
   hiddenAct: 'silu',
 };
 
-/** What a config's keys are when it lacks them. */
+/** Default values of a config's keys. */
 const DEFAULTS = {
   maxPositionEmbeddings: 2048,
   rmsNormEps: 1e-6,

@@ -51,17 +51,20 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   static override readonly architecture: string = LLAMA.architecture;
   /** The only `hidden_act` that the family's configs may have. */
   static readonly hiddenAct: string = LLAMA.hiddenAct;
-  /** What keys are when a config lacks them, where Llama's default differs, and all keys that only the family has. */
+  /** Default values of keys, if they differ from Llama's, and of all keys that only the family has. */
   static readonly configDefaults: Json = {};
   /** Shapes of the family's published models. */
   static readonly presets: Record<string, LlamaConfigArgs> = presets;
-  /** The class of the blocks; a family whose blocks differ has its own. */
+  /** The class of the blocks. A family with different blocks overrides it. */
   static readonly blockClass: typeof DecoderBlock = DecoderBlock;
   /** Added to the weight of the last norm. */
   static readonly normOffset: number = 0;
   readonly embed_tokens: TokenEmbedding;
   readonly blocks: DecoderBlock[];
-  /** The ranges of layers that PEFT's `layer_replication` put in a row, if any; their weights are shared. */
+  /**
+   * The ranges of layers that run one after the other by PEFT's `layer_replication`, if any; repeated layers share
+   * their weights.
+   */
   replication?: readonly LayerRange[];
   /** Blocks that a replication replaced, whose weights may belong to no other. */
   private replaced: DecoderBlock[] = [];
@@ -116,7 +119,8 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   /**
-   * Puts ranges of blocks in a row, which share the weights of repeated ones. An adapter's `layerReplication` calls it.
+   * Runs ranges of blocks one after the other; repeated blocks share their weights. An adapter's `layerReplication`
+   * calls it.
    *
    * @returns undoes it
    */
@@ -225,8 +229,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   /**
-   * A pass can be recorded while only adapters train, without dropout and offloading, and no layer is changed or
-   * hooked.
+   * A pass can be recorded if only adapters train, without dropout and offloading, and no layer is replaced or hooked.
    */
   override lossPass(batch: Batch): LossPass | undefined {
     const state = batch.positionIds ? undefined : this.passState();
@@ -265,7 +268,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     return this.isUnchanged('forward') && embeddingScale(this.config) === 1;
   }
 
-  /** Whether its blocks are such as one op may compute: those of Llama, without biases. */
+  /** Whether one op may compute its blocks: those of Llama, without biases. */
   get hasPlainBlocks(): boolean {
     return this.blocks.every(hasPlainLayers);
   }

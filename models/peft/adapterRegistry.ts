@@ -5,8 +5,8 @@ import {show} from '../../quant/show.ts';
 const layerClasses: LoRADenseClass[] = [LoRADense];
 
 /**
- * Registers a layer class whose adapters have a `peftType` of their own, so that `loadAdapter`, recipes and the command
- * line open folders of that `peft_type`. LoRA is built in.
+ * Registers a layer class whose adapters have their own `peftType`, so that `loadAdapter`, recipes and the command line
+ * open folders of that `peft_type`. LoRA is built in.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` when another class has the type. Registering the same class again does
  *   nothing, so that a notebook's cell may run twice

@@ -27,7 +27,7 @@ export const HOTSWAP_ADAPTER_OPTIONS = {
 } satisfies OptionNames<HotswapAdapterOptions>;
 
 export interface PrepareHotswapOptions {
-  /** Rank to pad the adapter's matrices to: the largest of the adapters to come. */
+  /** Rank to pad the adapter's matrices to: the largest of the adapters that will replace it. */
   targetRank: number;
   /** Name of the adapter. Default: the only active adapter, or `default`. */
   adapterName?: string;
@@ -46,7 +46,7 @@ interface Swap {
   isPadded: boolean;
 }
 
-/** Puts the weights and settings of another adapter in the place of one; see `hotswapAdapter` of a model. */
+/** Replaces an adapter's weights and settings with another's; see `hotswapAdapter` of a model. */
 export async function hotswapAdapter(
   model: BusyModel,
   adapters: AdapterSet,

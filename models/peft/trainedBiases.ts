@@ -27,7 +27,7 @@ export function layersWithTrainedBias(
   );
 }
 
-/** Makes the biases of `chosen` layers train, of all others in the model that trained alone no longer. */
+/** Makes the biases of `chosen` layers train; biases of other layers in the model that trained alone no longer do. */
 export function trainBiasesOf(layers: tf.layers.Layer[], chosen: TransposedDense[]): void {
   for (const layer of walk(layers)) {
     if (!(layer instanceof TransposedDense)) continue;

@@ -13,7 +13,7 @@ export interface QwenConfig extends LlamaConfig, Omit<SlidingConfig, 'numHiddenL
   maxWindowLayers: number;
 }
 
-/** What a Qwen config's keys are when it lacks them. */
+/** Default values of a Qwen config's keys. */
 export const qwenDefaults = {
   maxPositionEmbeddings: 32768,
   useSlidingWindow: false,

@@ -13,7 +13,7 @@ export interface SmolLM3Config extends LlamaConfig, Omit<SlidingConfig, 'numHidd
   useSlidingWindow: boolean;
   /** For each layer, 1 if its queries and keys rotate by their position. Null: by `noRopeLayerInterval`. */
   noRopeLayers: number[] | null;
-  /** Of this many layers, the last has no rotation. Default 4. */
+  /** The last of every group of this many layers has no rotation. Default 4. */
   noRopeLayerInterval: number;
 }
 

@@ -1,7 +1,7 @@
 import {TfjsLoraError} from '../errors.ts';
 import {bfloat16ToFloat32, float16ToFloat32, type StorageDtype} from '../float16.ts';
 
-/** Values to quantize: float32 numbers, or the bits of 16-bit numbers whose `dtype` is given beside them. */
+/** Values to quantize: float32 numbers, or the bits of 16-bit numbers, whose `dtype` is given separately. */
 export type SourceValues = Float32Array | Uint16Array;
 
 /**

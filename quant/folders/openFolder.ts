@@ -6,8 +6,9 @@ import {MemoryFolder} from './memoryFolder.ts';
 import {UrlFolder} from './urlFolder.ts';
 
 /**
- * A source of files: a path on disk, also after `file://`; a URL, also as a string that begins with `http://` or `https://`; the files
- * themselves, as a browser's `<input type="file">` gives them or in a map by name; or a {@link Folder} of your own.
+ * A source of files: a path on disk, also as `file://…`; a URL, also as a string that begins with `http://` or
+ * `https://`; the files themselves, as a browser's `<input type="file">` gives them or in a map by name; or your own
+ * {@link Folder}.
  */
 export type FolderSource = string | URL | Iterable<File> | ReadonlyMap<string, Blob> | Folder;
 

@@ -8,7 +8,10 @@ export interface StoredFile {
   sha256: string;
 }
 
-/** A hold on a folder that no other run may write to meanwhile. It also ends when its process, tab or worker ends. */
+/**
+ * A lock on a folder, which no other run may write to meanwhile. It is also released when its process, tab or worker
+ * ends.
+ */
 export interface RunLock {
   release(): void;
 }
@@ -23,7 +26,7 @@ export interface RunFolder extends WritableFolder {
   /** The whole path, for messages and comparisons. */
   readonly fullPath: string;
   readonly parent: RunFolder;
-  /** What a model's own methods get as the folder to save to: a path where there are paths, or the folder itself. */
+  /** The folder as a model's methods take it to save to: a path if there is one, otherwise the folder itself. */
   readonly target: string | WritableFolder;
   /** Returns a folder in this one, which need not exist. */
   subfolder(name: string): RunFolder;
@@ -56,7 +59,7 @@ export interface RunFolder extends WritableFolder {
    */
   assertUsable(what: string): Promise<void>;
   /**
-   * Makes the folder, and holds it until the lock is released.
+   * Creates the folder, and locks it until the lock is released.
    *
    * @param what the setting that names the folder, for the error
    * @throws TfjsLoraError `INVALID_ARGUMENT` when it cannot be made or another run holds it

@@ -2,7 +2,7 @@ import {TfjsLoraError} from '../errors.ts';
 
 /** A number format of GGML without its conversions: how many bytes store how many values. */
 export interface GgmlLayout {
-  /** The number that stands for the type in a GGUF file. */
+  /** The number of the type in a GGUF file. */
   readonly id: number;
   /** The name as PyPI's `gguf` spells it, such as `Q4_K`. */
   readonly name: string;

@@ -78,7 +78,7 @@ export class GgufReader {
   }
 
   /**
-   * Reads a tensor's bytes as the file stores them, into aligned memory of their own.
+   * Reads a tensor's bytes as the file stores them, into new aligned memory.
    *
    * @throws TfjsLoraError `MISSING_TENSOR`; `CORRUPT_FILE` when the file has shrunk; `DISPOSED` after {@link close};
    *   `UNSUPPORTED` for a tensor larger than one array can be

@@ -4,14 +4,17 @@ import {assertMatrixShape, type MatrixShape, type QuantizedTensor, rowsTarget} f
 import type {TensorToWrite} from '../safetensors/writeSafetensors.ts';
 import {float8Value} from './float8.ts';
 
-/** What the codes of a {@link GroupedTensor} are: whole numbers of 4 or 8 bits, or OCP's 8-bit floats E4M3. */
+/** Type of the codes of a {@link GroupedTensor}: whole numbers of 4 or 8 bits, or OCP's 8-bit floats E4M3. */
 export type GroupedCodes = 'uint4' | 'uint8' | 'e4m3';
 
 /** Quantization methods whose matrices are {@link GroupedTensor}s, by the `quant_method` of their files. */
 export const GROUPED_TYPES = ['gptq', 'awq', 'fp8', 'compressed-tensors'] as const;
 export type GroupedType = (typeof GROUPED_TYPES)[number];
 
-/** What a file says of a matrix beside its values; it is kept on the host, and saving writes it again. */
+/**
+ * Properties of a matrix in its file other than its values. They are kept on the host and written again when the model
+ * is saved.
+ */
 export interface GroupedFile {
   /** GPTQ: whether the file has `g_idx`. Default true. */
   hasIndex?: boolean;

@@ -102,8 +102,8 @@ export class SafetensorsFile {
   }
 
   /**
-   * Reads a tensor's bytes, little-endian and row-major, into aligned memory of their own: the result may be viewed as
-   * any typed array, `new Int32Array(bytes.buffer)`.
+   * Reads a tensor's bytes, little-endian and row-major, into new aligned memory: the result may be viewed as any typed
+   * array, `new Int32Array(bytes.buffer)`.
    *
    * @throws TfjsLoraError `MISSING_TENSOR`; `CORRUPT_FILE` when the file has shrunk since it was opened; `DISPOSED`
    *   after {@link close}; `UNSUPPORTED` when the tensor is larger than one array can be (4 GiB on Node 20), or when

@@ -8,8 +8,8 @@ import type {InitialValues} from './initializations.ts';
 /** Settings of CorDA, as PEFT's `CordaConfig`. */
 export interface CordaConfig {
   /**
-   * `ipm` trains the directions that matter most to the batches, to learn such a task; `kpm` those that matter least, to
-   * keep what the batches show. Default `ipm`.
+   * `ipm` trains the directions that matter most for the batches, to learn their task; `kpm` trains those that matter
+   * least, to preserve the knowledge that the batches show. Default `ipm`.
    */
   cordaMethod?: 'ipm' | 'kpm';
 }

@@ -10,9 +10,11 @@ import {IncrementalPca} from './incrementalPca.ts';
 
 /** Settings of EVA, as PEFT's `EvaConfig`. */
 export interface EvaConfig {
-  /** A layer's rank becomes at most `rho` times what it was; 1 keeps all ranks. Default 2. */
+  /** Largest factor by which a layer's rank may grow; 1 keeps all ranks. Default 2. */
   rho?: number;
-  /** Cosine similarity of a component in two passes in a row from which on it counts as found, 0 … 1. Default 0.99. */
+  /**
+   * Cosine similarity of a component in two successive passes from which it counts as converged, 0 … 1. Default 0.99.
+   */
   tau?: number;
   /** Whether to look only at positions whose label counts. Default true. */
   useLabelMask?: boolean;
@@ -21,7 +23,7 @@ export interface EvaConfig {
    * equal inputs. Default false.
    */
   whiten?: boolean;
-  /** Whether alphas change with the ranks, so that scales stay. Default true. */
+  /** Whether alphas change with the ranks, so that scales do not change. Default true. */
   adjustScalingFactors?: boolean;
 }
 

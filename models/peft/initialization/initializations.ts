@@ -6,7 +6,7 @@ import type {QuantizedTensor} from '../../../quant/quantizedTensor.ts';
 import {addProduct, type DenseValues} from '../denseValues.ts';
 import {leastLeftVectors, truncatedSvd} from '../truncatedSvd.ts';
 
-/** What an initialization needs besides the base's weight. */
+/** Settings of an initialization, in addition to the base's weight. */
 export interface InitializationSettings {
   rank: number;
   /** Factor on `B · A`. */
@@ -17,7 +17,7 @@ export interface InitializationSettings {
   seed: number;
 }
 
-/** An adapter's first matrices, and what becomes of the base. */
+/** An adapter's initial matrices, and the change of the base. */
 export interface InitialValues {
   /** `[rank, inputDim]`. */
   a: Float32Array;

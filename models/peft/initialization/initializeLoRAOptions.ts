@@ -60,7 +60,7 @@ const NAMES: InitializationName[] = [
   'lora_ga',
 ];
 
-/** Returns the initialization's name, or undefined for a name that PEFT has not or that is not implemented. */
+/** Returns the initialization's name, or undefined for a name that PEFT does not have or that is not implemented. */
 export function initializationNamed(method: string): InitializationName | undefined {
   const name = /^pissa_niter_\d+$/.test(method) ? 'pissa' : method;
   return NAMES.find((known) => known === name);
@@ -114,7 +114,7 @@ export function assertInitializeLoRAOptions(options: InitializeLoRAOptions): voi
     throw wrongInitialization('loftqIterations', 'a positive integer', loftqIterations);
 }
 
-/** Returns what an `adapter_config.json` says about an initialization. */
+/** Returns the entries of an initialization in `adapter_config.json`. */
 export function configOf(options: InitializeLoRAOptions): Record<string, unknown> {
   return {init_lora_weights: options.method, ...settingsOf(options)};
 }

@@ -1,8 +1,8 @@
 import {NumpyRandom} from './numpyRandom.ts';
 
 /**
- * How several data sets become one: one after the other, or by turns until the first (`under`) or the last (`over`) of
- * them ends. `over` starts shorter ones again; `once` leaves them out when they end.
+ * How several data sets are mixed: one after the other, or in turn until the first (`under`) or the last (`over`) of
+ * them ends. `over` starts shorter data sets again; `once` leaves them out when they end.
  */
 export type MixStrategy = 'concat' | 'interleave_under' | 'interleave_over' | 'interleave_once';
 

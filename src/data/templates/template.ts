@@ -20,9 +20,9 @@ export interface TemplateArgs {
   function?: Slot[];
   /** A function's result. Default: as `user`. */
   observation?: Slot[];
-  /** Whether the system text begins the first user's turn, instead of a turn of its own. Default false. */
+  /** Whether the system text begins the first user's turn, instead of being a separate turn. Default false. */
   systemInUser?: boolean;
-  /** What begins and ends the thoughts in an answer, in a template of a reasoning model. Default: none. */
+  /** The words that begin and end the thoughts in an answer, in the template of a reasoning model. Default: none. */
   thoughtWords?: [begin: string, end: string] | [];
   /** Name of the format in which tools are described and called: see `toolFormats.ts`. Default `default`. */
   toolFormat?: string;

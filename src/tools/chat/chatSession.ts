@@ -57,8 +57,8 @@ export class ChatSession {
   }
 
   /**
-   * Sends a message and yields the answer in pieces. Leaving the loop stops the answer, and the part so far stays in
-   * the history. After an error, the history is as before.
+   * Sends a message and yields the answer in pieces. Leaving the loop stops the answer, and the part so far is kept in
+   * the history. After an error, the history does not change.
    *
    * @param options.signal stops the answer, with the signal's reason as the error
    * @throws TfjsLoraError as `stream` does; `INVALID_ARGUMENT` when the message alone does not fit the model
@@ -89,7 +89,7 @@ export class ChatSession {
     }
   }
 
-  /** Clears the history. The system message stays. */
+  /** Clears the history, but keeps the system message. */
   reset(): void {
     this.history.length = 0;
     this.forgottenTurns = 0;

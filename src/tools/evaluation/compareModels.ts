@@ -70,8 +70,8 @@ const COMPARE_OPTIONS = {
 } satisfies OptionNames<CompareArgs>;
 
 /**
- * Answers the same prompts with each candidate and scores the answers, to show what training gained. One model is in
- * memory at a time.
+ * Answers the same prompts with each candidate and scores the answers, to show the effect of training. Only one model
+ * is in memory at a time.
  *
  * @throws TfjsLoraError `INVALID_ARGUMENT` without candidates; otherwise as `predictDataset` and loading do
  */

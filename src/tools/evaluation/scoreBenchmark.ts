@@ -18,7 +18,7 @@ import {type BenchmarkQuestion, type BenchmarkSubject, CATEGORIES, CHOICES} from
 export interface BenchmarkOptions {
   /** Number of examples before each question. Default 5. */
   shots?: number;
-  /** Language of the words around the questions. Default `en`. */
+  /** Language of the instructions around the questions. Default `en`. */
   language?: BenchmarkLanguage;
   /** Chat format, such as `fewshot` (plain texts). Default: the model's own chat template, or else `empty`. */
   template?: string;
@@ -68,8 +68,8 @@ export type BenchmarkLanguage = keyof typeof WORDS;
 
 /**
  * Asks a model the questions of a benchmark and counts its right answers, like LLaMA-Factory's `eval`. The answer is
- * the letter with the highest logit after the prompt, which shows some questions with their answers first: the same
- * ones as there, for the same seed.
+ * the letter with the highest logit after the prompt. The prompt first shows some questions with their answers, which
+ * are the same as in LLaMA-Factory for the same seed.
  *
  * @param subjects from {@link loadBenchmark}
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an option out of range, a folder that exists, or a prompt that does not

@@ -67,10 +67,10 @@ export interface RecipeEvaluation {
 }
 
 /**
- * Answers a recipe's evaluation data with its model and adapters, and measures loss and perplexity, whatever its
- * `do_train`, `do_eval` and `do_predict` are. The data is `eval_dataset`, or the part of `dataset` that `val_size`
- * holds out. Predictions and results are written to `output_dir`, if there is one. A recipe that trains means the model
- * that it trained.
+ * Answers a recipe's evaluation data with its model and adapters, and measures loss and perplexity, regardless of
+ * `do_train`, `do_eval` and `do_predict`. The data is `eval_dataset`, or the part of `dataset` that `val_size` holds
+ * out. Predictions and results are written to `output_dir`, if there is one. For a recipe that trains, the trained
+ * model is evaluated.
  */
 export async function evaluateRecipe(
   given: Recipe,

@@ -23,7 +23,7 @@ import {AutoModelForCausalLM} from '../../training/autoModelForCausalLM.ts';
 import {isHubName, isOwnModelCard, type MergedAdapter, modelCard} from './modelCard.ts';
 import {useTemplate} from './useTemplate.ts';
 
-/** How many of the tensors are read or written. */
+/** Number of tensors that are read or written, and of all tensors. */
 export interface ExportProgress extends TensorProgress {
   phase: 'loading' | 'saving';
 }
@@ -97,12 +97,13 @@ const TERMS = /^(LICENSE|NOTICE|USE_POLICY)(\.(md|txt))?$/i;
  * folder has a Modelfile for Ollama. The value head beside the last adapter, or without adapters beside the base, is
  * written too.
  *
- * As `gguf`, the weights, the config and the tokenizer are one file, with the base's terms and the Modelfile beside it; it
- * stands beside other types of the same model. As `gguf_adapter`, nothing is merged: the file has the adapter's weights.
+ * With the format `gguf`, the weights, the config and the tokenizer are one file, with the base's terms and the
+ * Modelfile beside it. The folder may contain files of other types of the same model. With `gguf_adapter`, nothing is
+ * merged: the file has the adapter's weights.
  *
  * The result of each merge is rounded to the base's type before the next, as PEFT's `merge_and_unload` does.
  *
- * The folder is complete or has no `config.json`, so a process that dies in between leaves nothing that loads.
+ * The folder is complete or has no `config.json`, so a process that is killed meanwhile leaves nothing that loads.
  *
  * @throws TfjsLoraError before anything is written: `UNSUPPORTED` for a quantized base; `INVALID_ARGUMENT` when
  *   `exportDir` is the base's or an adapter's folder, when it holds files that are not a model's, or when

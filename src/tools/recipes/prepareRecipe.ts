@@ -64,8 +64,8 @@ export interface PreparedRecipe {
 }
 
 /**
- * Finds everything that can be wrong with a recipe, its data, model and folders before the weights are read, with a
- * model whose weights are not allocated. Writes nothing. Joins the ranks that a launcher started.
+ * Checks a recipe, its data, model and folders before the weights are read, with a model whose weights are not
+ * allocated. It writes nothing, and joins the ranks that a launcher started.
  *
  * @throws TfjsLoraError in terms of the recipe's keys
  */

@@ -104,9 +104,9 @@ const CHANGES: Record<string, z.ZodType<AdapterChange>> = {
 const CLIENT_CLOSED = 499;
 
 /**
- * Serves a model through OpenAI's HTTP API: `/v1/chat/completions`, `/v1/responses` and `/v1/completions`, whole or as a
- * stream, and `/v1/models`. Requests begin in their order and are answered together, up to `maxBatchSize` of them; if the
- * connection drops, the answer stops at the next token.
+ * Serves a model through OpenAI's HTTP API: `/v1/chat/completions`, `/v1/responses` and `/v1/completions`, whole or as
+ * a stream, and `/v1/models`. Requests start in the order in which they arrive, and up to `maxBatchSize` of them are
+ * answered together. If the connection drops, the answer stops at the next token.
  *
  * Requests choose the base or a loaded adapter by its name; without a name, the newest adapter answers. On a loopback
  * address, requests must name a loopback host and have a JSON content type, so that no web page can use the model from

@@ -1,7 +1,7 @@
 const forDeno: unique symbol = Symbol.for('Jupyter.display');
 const forNode: unique symbol = Symbol.for('nodejs.util.inspect.custom');
 
-/** Something to look at: HTML or SVG for a notebook, and the same in plain text, which Node prints. */
+/** Output of a cell: HTML or SVG for a notebook, and the same in plain text, which Node prints. */
 export class RichOutput {
   constructor(
     readonly mimeType: 'text/html' | 'image/svg+xml',

@@ -14,8 +14,8 @@ export interface SamplesOptions {
 const SAMPLES_OPTIONS = {count: true, maxCharacters: true} satisfies OptionNames<SamplesOptions>;
 
 /**
- * Shows texts that belong together below each other in a notebook: a prompt, the reference, a model's answers before
- * and after training.
+ * Shows the texts of each sample one below the other in a notebook, such as a prompt, the reference, and a model's
+ * answers before and after training.
  *
  * @param texts lists of texts by their label, such as `{reference, before, after}`; all lists have the same length
  * @returns the samples, unless a tslab notebook has displayed them

@@ -20,7 +20,7 @@ const TABLE_OPTIONS = {caption: true} satisfies OptionNames<TableOptions>;
  * Shows rows as a table in a notebook. The numbers of a column are rounded to the same place, where the largest has at
  * least 4 digits. A missing value is a dash.
  *
- * @param rows each a row; their keys are the columns, in the order in which they first occur
+ * @param rows one object for each row; their keys are the columns, in the order in which they first occur
  * @returns the table, unless a tslab notebook has displayed it
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no row
  */

@@ -20,8 +20,8 @@ const MASKED = {backgrounds: ['#e3e6ea', '#f0f2f4'], color: '#59626d'};
 const MAX_PIECES = 4;
 
 /**
- * Shows an example's tokens in a notebook: learned ones in green, those that are only read in grey. The pointer over a
- * token shows its id. A label that is not the token itself is shown before it, in green.
+ * Shows an example's tokens in a notebook: learned tokens in green, and tokens that are only read in grey. Point at a
+ * token to see its id. A label that is not the token itself is shown before it, in green.
  *
  * @param example token ids, such as `(await model.dataset(records)).examples[0]`
  * @param tokenizer the tokenizer that made the ids, such as `model.tokenizer`

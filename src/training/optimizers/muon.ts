@@ -23,10 +23,10 @@ const ITERATIONS = 5;
 const [A, B, C] = [3.4445, -4.775, 2.0315];
 
 /**
- * Muon as LLaMA-Factory's `use_muon`: the Nesterov momentum of a matrix is orthogonalized by Newton–Schulz iterations, and
- * its learning rate multiplied by `0.2·√max(rows, columns)`. Embeddings, the head and weights of other ranks get an
- * AdamW. Usable in any TensorFlow.js model. Jordan et al. 2024, Liu et al. 2025. The iterations are in float32, there in
- * bfloat16.
+ * Muon as LLaMA-Factory's `use_muon`: the Nesterov momentum of a matrix is orthogonalized by Newton–Schulz iterations,
+ * and its learning rate multiplied by `0.2·√max(rows, columns)`. Embeddings, the head and weights of other ranks get an
+ * AdamW. Usable in any TensorFlow.js model. Jordan et al. 2024, Liu et al. 2025. The iterations are in float32; in
+ * LLaMA-Factory they are in bfloat16.
  *
  * State: `momentum`, the size of the matrices; `mean` and `variance` of the other weights.
  *

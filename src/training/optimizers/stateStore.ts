@@ -10,7 +10,7 @@ export interface StateSlot {
 /** A slot's values in host memory. */
 export type StateValues = Float32Array | Int32Array;
 
-/** An optimizer's state of one variable, in whichever memory. */
+/** An optimizer's state of one variable, on the device or in host memory. */
 export interface VariableState {
   readonly slots: readonly StateSlot[];
   /** Returns the state on the device, in the order of {@link slots}; the tensors belong to the state. */

@@ -36,7 +36,7 @@ const CONFIG: TopLevelSpec['config'] = {
 const PACKAGES = 'vega vega-lite @resvg/resvg-js @fontsource/pt-sans';
 
 /**
- * Checks that plots can be drawn, before work whose results are to be plotted.
+ * Checks that plots can be drawn. Call it before work whose results are plotted.
  *
  * @throws TfjsLoraError `UNSUPPORTED` with the command that installs what is missing
  */
