@@ -45,6 +45,7 @@ function commandsOf(block: string): string[][] {
 
 /** Programs that are not ours, whose arguments are not checked. */
 const OTHERS = [
+  'cp',
   'curl',
   'export',
   'cd',
@@ -52,6 +53,7 @@ const OTHERS = [
   'hf',
   'jupyter',
   'llama-cli',
+  'mkdir',
   'ollama',
   'pip',
   'tslab',

@@ -70,6 +70,7 @@ describe('the tarball', () => {
       'LICENSE',
       'README.md',
       'SECURITY.md',
+      'bin/tfjs-lora.js',
       ...[...guides, 'recipe.schema.json'].map((name) => `docs/${name}`).sort(),
       'examples/README.md', // npm packs the README of every folder with packed files
       ...model.map((name) => `examples/quickstart/model/${name}`).sort(),
@@ -90,7 +91,7 @@ describe('the tarball', () => {
       packageJson.typesVersions,
       packageJson.main,
       packageJson.types,
-    ]).match(/\.\/dist\/[^"]+/g) as string[];
+    ]).match(/\.\/(bin|dist)\/[^"]+/g) as string[];
     expect(named.length).toBeGreaterThanOrEqual(48);
     expect(named.filter((name) => !names.has(name))).toEqual([]);
   });
