@@ -1,4 +1,3 @@
-import type {DeviceFormat} from '../../../ops/quantizedMatrix.ts';
 import type {HalfFormat, StoredFormat, StoredTensors} from '../../../ops/storedMatrix.ts';
 import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
@@ -9,13 +8,24 @@ import {quantizedFormat} from './quantizedFormat.ts';
 import {rowPartsOf} from './rowParts.ts';
 import {halvesOf, type Multiplier, storedFormat, type WeightFormat} from './weightFormat.ts';
 
-/** From this many rows on, dequantizing a weight once for all tiles costs less than doing it in each. */
-const MANY_ROWS = 256;
+/**
+ * From this many rows of products on, a weight is written as a float16 matrix just before them. That costs less than
+ * dequantizing it in each tile; for 16 bits, only long rows gain from it.
+ */
+const MANY_ROWS = {quantized: 256, half: 4096};
+
+/** What a weight is used for. */
+interface Use {
+  /** Rows of the products. */
+  rowCount: number;
+  /** See {@link Multiplier}. */
+  transposeWeight: boolean;
+}
 
 /**
- * Calls `use` with a weight of any type, for products of `rowCount` rows.
- *
- * @param transposeWeight see {@link Multiplier}
+ * Calls `use` with a weight of any type as it is stored or, for many rows in float16, as a matrix that is freed right
+ * after. For `x · Wᵀ` by subgroup matrices that matrix is Wᵀ, because a product reads long rows of its second operand
+ * faster than short ones: 296 instead of 277 TFLOP/s on an H200.
  */
 export function usingWeight<T>(
   backend: WebGPUBackend,
@@ -24,16 +34,41 @@ export function usingWeight<T>(
   {rowCount, transposeWeight}: Use,
   use: (multiplier: Multiplier) => T,
 ): T {
-  if (!isHalf(attributes))
-    return usingQuantized(backend, inputs, attributes, {rowCount, transposeWeight}, use);
   const {rows, cols} = attributes;
-  return use({weight: formatOf(backend, inputs, attributes), rows, cols, transposeWeight});
-}
-
-/** What a weight is used for. */
-interface Use {
-  rowCount: number;
-  transposeWeight: boolean;
+  const weight = formatOf(backend, inputs, attributes);
+  const {computeDtype, hasMatrices} = capabilitiesOf(backend);
+  const isTurned = transposeWeight && hasMatrices && rows % 8 === 0;
+  const areMany = isHalf(attributes)
+    ? isTurned && rowCount >= MANY_ROWS.half
+    : rowCount >= MANY_ROWS.quantized;
+  if (computeDtype === 'float32' || !areMany || cols % 8 !== 0)
+    return use({weight, rows, cols, transposeWeight});
+  const [tall, wide] = isTurned ? [cols, rows] : [rows, cols];
+  const halves = makeScratch(backend, [tall, wide / 2], 'int32');
+  const buffers = {halves, ...weight.tensors};
+  const octets = (rows * cols) / 8;
+  if (isTurned)
+    runShader(backend, {
+      shader: turnedMatrix(weight, rows, cols),
+      buffers,
+      uniforms: weight.values,
+      workgroups: [Math.ceil(rows / TURNED.rows), Math.ceil(cols / TURNED.cols)],
+    });
+  else
+    runShader(backend, {
+      shader: wholeMatrix(weight, cols),
+      buffers,
+      uniforms: {octets, ...weight.values},
+      threads: octets,
+    });
+  const result = use({
+    weight: storedFormat({parts: [halves], rows: tall}, 'float16', wide),
+    rows: tall,
+    cols: wide,
+    transposeWeight: transposeWeight && !isTurned,
+  });
+  backend.disposeData(halves.dataId);
+  return result;
 }
 
 const isHalf = (attributes: StoredFormat): attributes is HalfFormat =>
@@ -49,48 +84,10 @@ export const formatOf = (
     ? storedFormat(rowPartsOf(backend, inputs.weight), attributes.dtype, attributes.cols)
     : quantizedFormat(inputs, attributes);
 
-/**
- * Calls `use` with a quantized weight, for products of `rowCount` rows. The weight is dequantized inside the product or,
- * for many rows in float16, just before it, into a matrix that is freed right after. For `x · Wᵀ` that matrix is Wᵀ,
- * because a product reads long rows of its second operand faster than short ones: 296 instead of 277 TFLOP/s on an H200.
- */
-export function usingQuantized<T>(
-  backend: WebGPUBackend,
-  inputs: StoredTensors,
-  attributes: DeviceFormat,
-  {rowCount, transposeWeight}: Use,
-  use: (multiplier: Multiplier) => T,
-): T {
-  const {rows, cols} = attributes;
-  const weight = quantizedFormat(inputs, attributes);
-  const {computeDtype} = capabilitiesOf(backend);
-  if (computeDtype === 'float32' || rowCount < MANY_ROWS || cols % 8 !== 0)
-    return use({weight, rows, cols, transposeWeight});
-  const isTurned = transposeWeight && rows % 8 === 0;
-  const [tall, wide] = isTurned ? [cols, rows] : [rows, cols];
-  const halves = makeScratch(backend, [tall, wide / 2], 'int32');
-  runShader(backend, {
-    shader: isTurned ? turnedMatrix(weight, rows, cols) : wholeMatrix(weight, cols),
-    buffers: {halves, ...weight.tensors},
-    uniforms: {octets: (rows * cols) / 8, ...weight.values},
-    ...(isTurned
-      ? {workgroups: [Math.ceil(rows / TURNED.rows), Math.ceil(cols / TURNED.cols)]}
-      : {threads: (rows * cols) / 8}),
-  });
-  const dequantized = storedFormat({parts: [halves], rows: tall}, 'float16', wide);
-  const result = use({
-    weight: dequantized,
-    rows: tall,
-    cols: wide,
-    transposeWeight: transposeWeight && !isTurned,
-  });
-  backend.disposeData(halves.dataId);
-  return result;
-}
-
 /** The whole weight as float16, int32 `[rows, cols / 2]`; `cols` is a multiple of 8. */
 const wholeMatrix = shader((weight: WeightFormat, cols: number) => ({
-  ...dequantizing(weight),
+  ...writing(weight),
+  uniforms: {octets: 'u32', ...weight.uniforms},
   body: `
   ${weight.prepare}
   let i = flatGroup * WORKGROUP + local;
@@ -102,7 +99,8 @@ const TURNED = {rows: 256, cols: 64};
 
 /** The transposed weight as float16, int32 `[cols, rows / 2]`; both sides are multiples of 8, and so a thread's square. */
 const turnedMatrix = shader((weight: WeightFormat, rows: number, cols: number) => ({
-  ...dequantizing(weight),
+  ...writing(weight),
+  uniforms: weight.uniforms,
   body: `
   ${weight.prepare}
   let row = group.x * ${TURNED.rows}u + local / ${TURNED.cols / 8}u * 8u;
@@ -124,12 +122,11 @@ const pairOf = (r: number, c: number): string => {
     : `(${above} >> 16u) | (${below} & 0xffff0000u)`;
 };
 
-const dequantizing = (weight: WeightFormat) =>
+const writing = (weight: WeightFormat) =>
   ({
     name: 'DequantizeHalves',
     outputs: {halves: 'vec4u'},
     inputs: weight.buffers,
-    uniforms: {octets: 'u32', ...weight.uniforms},
     workgroup: 256,
     header: 'enable f16;',
     globals: `

@@ -7,15 +7,22 @@ import {
   matrixProject,
   packFactors,
 } from '../../../../layers/kernels/webgpu/products/matrixProject.ts';
+import {multiply} from '../../../../layers/kernels/webgpu/products/multiply.ts';
 import {packRows} from '../../../../layers/kernels/webgpu/products/packRows.ts';
+import {usingWeight} from '../../../../layers/kernels/webgpu/weights/usingWeight.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
 import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {pack16} from '../../../../layers/ops/pack16.ts';
-import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
+import {
+  attributesOf,
+  isQuantized,
+  type StoredMatrix,
+  tensorsOf,
+} from '../../../../layers/ops/storedMatrix.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
 import {quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {emulateMatrices} from './emulatedMatrices.ts';
@@ -101,16 +108,29 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
     }
   });
 
-  test('a weight that is dequantized before a product of many rows, transposed or not', async () => {
-    const [rows, cols] = [264, 72];
-    const values = (await normal([rows * cols], 4).data()) as Float32Array;
-    const weight = storeQuantized(quantizeNF4(values, [rows, cols], {doubleQuant: true}));
-    for (const transposeWeight of [true, false]) {
-      const x = normal([256, transposeWeight ? cols : rows], 3) as tf.Tensor2D;
-      const expected = tf.tidy(() => tf.matMul(x, dequantizeRows(weight), false, transposeWeight));
-      await expectSame(quantizedMatMul(x, weight, transposeWeight), expected, 2e-3);
-    }
-  });
+  test.each(['nf4', 'float16', 'bfloat16'] as const)(
+    'a %s weight as for many rows, transposed or not',
+    async (dtype) => {
+      const backend = tf.backend() as unknown as WebGPUBackend;
+      const [rows, cols] = [264, 72];
+      const values = normal([rows, cols], 4) as tf.Tensor2D;
+      const weight: StoredMatrix =
+        dtype === 'nf4'
+          ? storeQuantized(quantizeNF4((await values.data()) as Float32Array, [rows, cols]))
+          : {tensor: pack16(values, dtype), dtype, rows, cols};
+      const plain = isQuantized(weight) ? dequantizeRows(weight) : unpackMatrix(weight);
+      for (const transposeWeight of [true, false]) {
+        const x = normal([20, transposeWeight ? cols : rows], 3) as tf.Tensor2D;
+        const use = {rowCount: 4096, transposeWeight};
+        const y = usingWeight(backend, tensorsOf(weight), attributesOf(weight), use, (multiplier) => {
+          expect(multiplier.transposeWeight).toBe(false); // the transposed weight is written out
+          return multiply(backend, {x, ...multiplier});
+        });
+        const expected = tf.tidy(() => tf.matMul(x, plain, false, transposeWeight));
+        await expectSame(tf.engine().makeTensorFromTensorInfo(y), expected, 2e-3);
+      }
+    },
+  );
 
   test.each(CHECKED.map((tiling) => ({tiles: Object.values(tiling).join(), tiling})))(
     'product in tiles of $tiles',
