@@ -23,6 +23,7 @@ import {type QuantizationOptions, resolveQuantizationOptions} from './quantizati
 import {declareQuantization, parseQuantizationConfig} from './quantizationConfig.ts';
 import type {LayeredModel} from './replaceLayer.ts';
 import {Tokenizer} from './tokenizer.ts';
+import {warnOfUnchosenBackend} from './warnOfUnchosenBackend.ts';
 
 export interface LoadOptions extends LoadWeightsOptions {
   /** Storage type of the matrices. Default: as in the file, so a bfloat16 model stays 16-bit. */
@@ -101,6 +102,7 @@ export async function loadPretrained<M extends PretrainedModel>(
       );
     }
     assertFilesHold(Model.parameterCount(config as never), files, where);
+    if (options.allocate !== false) await warnOfUnchosenBackend();
     model = withoutAllocation(() => new Model(config as never, options.dtype ?? storageOf(files)));
     declareQuantization(model, files, stored, wanted, where);
     model.nameOrPath = folder.path;

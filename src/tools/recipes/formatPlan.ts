@@ -78,6 +78,7 @@ function describeLongest(rows: LongestRows[]): string {
   const sources = {
     budget: 'the memory budget',
     card: "nine tenths of the card's memory",
+    wasm: 'all that wasm can have; other backends have more',
     example: 'nine tenths of common cards; set your own with --memory-budget',
   };
   return `${fitting.join(', ')} (${sources[rows[0].source]})`;

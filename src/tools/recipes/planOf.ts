@@ -32,8 +32,11 @@ export interface ExampleCounts {
 export interface LongestRows {
   /** Bytes. */
   memory: number;
-  /** The memory: the user's budget, nine tenths of the card's, or one of several usual sizes if neither is known. */
-  source: 'budget' | 'card' | 'example';
+  /**
+   * The memory: the user's budget, nine tenths of the card's, or one of several usual sizes if neither is known; all
+   * that `wasm` can have, for a run that needs more.
+   */
+  source: 'budget' | 'card' | 'example' | 'wasm';
   /** 0 if not even the shortest rows fit. */
   tokens: number;
 }
@@ -41,6 +44,8 @@ export interface LongestRows {
 /** Share of a card's memory that a run may use: estimates may be a tenth too low. */
 const CARD_SHARE = 0.9;
 const GIB = 2 ** 30;
+/** What the addresses of `wasm` reach. */
+const WASM_MEMORY = 4 * GIB;
 /** The memory of common cards. */
 const EXAMPLES = [8, 12, 16, 24].map((size) => size * GIB);
 
@@ -107,6 +112,7 @@ export function planOf(
     optimizer,
     otherModels: otherModels.filter(isEstimable),
   };
+  const memory = steps && isEstimable(model) ? estimateMemory(model, {...shape, sequenceLength}) : undefined;
   return {
     recipe,
     parameters: countParameters(model),
@@ -118,10 +124,10 @@ export function planOf(
     },
     ...run,
     trainedTokens,
-    ...(steps &&
+    ...(memory &&
       isEstimable(model) && {
-        memory: estimateMemory(model, {...shape, sequenceLength}),
-        longestRows: memoriesOf(usesCard(run.backend), memoryBudget, cardMemory).map((each) => ({
+        memory,
+        longestRows: memoriesOf(run.backend, memory, memoryBudget, cardMemory).map((each) => ({
           ...each,
           tokens: longestRows(model, shape, each.memory),
         })),
@@ -134,9 +140,15 @@ export const usesCard = ({backend, features}: BackendReport): boolean =>
   backend === 'webgpu' || features.includes('GPU');
 
 /** Returns the amounts of memory for which a plan says what fits. */
-function memoriesOf(hasCard: boolean, budget?: number, card?: number): Omit<LongestRows, 'tokens'>[] {
+function memoriesOf(
+  backend: BackendReport,
+  {total}: MemoryEstimate,
+  budget?: number,
+  card?: number,
+): Omit<LongestRows, 'tokens'>[] {
   if (budget !== undefined) return [{memory: budget, source: 'budget'}];
-  if (!hasCard) return [];
+  if (backend.backend === 'wasm' && total > WASM_MEMORY) return [{memory: WASM_MEMORY, source: 'wasm'}];
+  if (!usesCard(backend)) return [];
   if (card !== undefined) return [{memory: CARD_SHARE * card, source: 'card'}];
   return EXAMPLES.map((memory) => ({memory: CARD_SHARE * memory, source: 'example'}));
 }

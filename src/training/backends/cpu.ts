@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {hideCpuBanner} from '../../../layers/hideCpuBanner.ts';
 import {registerCpuKernels} from '../../../layers/kernels/cpu/registerCpuKernels.ts';
 import type {Backend} from './backend.ts';
 import {processor} from './processor.ts';
@@ -11,6 +12,7 @@ export const cpu: Backend = {
   async start() {
     registerCpuKernels();
     await tf.setBackend('cpu');
+    hideCpuBanner();
     const {model} = await processor();
     return {device: model, features: ['1 thread'], computeDtype: 'float32'};
   },

@@ -78,7 +78,8 @@ interface LoadedPackage {
  * @throws TfjsLoraError `BACKEND_UNAVAILABLE`, saying what is missing
  */
 export async function loadTensorFlow(computeDtype?: ComputeDtype): Promise<LoadedPackage> {
-  if (!isNode()) throw unavailable('this is a browser');
+  if (!isNode())
+    throw new TfjsLoraError('BACKEND_UNAVAILABLE', 'backend tensorflow: expected Node, got a browser.');
   const {createRequire} = await nodeModule<typeof import('node:module')>('module');
   const {join} = await nodeModule<typeof import('node:path')>('path');
   await prepareProcess(computeDtype);

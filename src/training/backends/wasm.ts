@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {guardAllocation} from '../../../layers/kernels/wasm/guardAllocation.ts';
 import {gemmOf, hasRelaxedSimd, type WorkerConstructor} from '../../../layers/kernels/wasm/native/gemm.ts';
 import {registerWasmKernels} from '../../../layers/kernels/wasm/registerWasmKernels.ts';
 import type {WasmBackend} from '../../../layers/kernels/wasm/wasmBackend.ts';
@@ -7,6 +8,11 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {Backend, BackendOptions} from './backend.ts';
 import {isNode, nodeModule, processor} from './processor.ts';
 import {withoutNewListeners, withWasmThreads} from './wasmThreads.ts';
+
+/** What usually keeps the backend from starting in a browser. TensorFlow.js prints the cause. */
+const NO_FILES =
+  'a backend that did not start. Serve node_modules/@tensorflow/tfjs-backend-wasm/dist/*.wasm, and name their place: ' +
+  "useBackend('auto', {wasmPaths: '/wasm/'})";
 
 /** WebAssembly with SIMD and, in Node, threads. */
 export const wasm: Backend = {
@@ -29,7 +35,8 @@ export const wasm: Backend = {
       }
     }
     registerWasmKernels();
-    if (!(await tf.setBackend('wasm'))) throw unavailable('it did not start');
+    if (!(await tf.setBackend('wasm'))) throw unavailable(isNode() ? 'it did not start' : NO_FILES);
+    guardAllocation(tf.backend() as WasmBackend);
     const simd = await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT');
     const {threads, isFused} = gemmOf(tf.backend() as WasmBackend);
     const features = [
