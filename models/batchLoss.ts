@@ -4,6 +4,7 @@ import {crossEntropy, tokenLosses as lossesOfLogits} from '../layers/ops/crossEn
 import {gradientCheckpoint} from '../layers/ops/gradientCheckpoint.ts';
 import {linearCrossEntropy, linearTokenLosses} from '../layers/ops/linearCrossEntropy.ts';
 import {readAtOnce} from '../layers/ops/readAtOnce.ts';
+import {reshaped} from '../layers/ops/reshaped.ts';
 import {softCap} from '../layers/ops/softCap.ts';
 import {takeRows} from '../layers/ops/takeRows.ts';
 import {uploadEarly} from '../layers/ops/uploadEarly.ts';
@@ -219,7 +220,7 @@ function lossOf(
   shape: LossShape = {},
 ): Computed {
   const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
-  const flat = hidden.reshape([-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
+  const flat = reshaped(hidden, [-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
   const counted = places ? takeRows(flat, places) : flat; // [N, C]
   const losses = headLoss(model, counted, labels, options, which, shape);
   return head ? {losses, values: scoresOf(head, counted, options)} : {losses};

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {HalfDtype} from '../../quant/float16.ts';
 import {dispatch} from './dispatch.ts';
 import {op, type Tensors} from './op.ts';
+import {reshaped} from './reshaped.ts';
 import type {DenseMatrix} from './storedMatrix.ts';
 import {unpack16} from './unpack16.ts';
 
@@ -27,6 +28,6 @@ export function embedding(ids: tf.Tensor, table: DenseMatrix): tf.Tensor {
         : dispatch(embeddingOp, {ids: flat, table: tensor}, {dtype, cols}, () =>
             unpack16(tf.gather(tensor as tf.Tensor2D, flat), dtype, cols),
           );
-    return rows.reshape([...ids.shape, cols]);
+    return reshaped(rows, [...ids.shape, cols]);
   });
 }
