@@ -3,7 +3,9 @@ import {TfjsLoraError} from '../../../../quant/errors.ts';
 /** All buffers may exceed the recent peak use by this share before the oldest free ones are destroyed. */
 const FREE_SHARE = 1 / 10;
 /** A free buffer may be this many times as large as what is needed at least. */
-const FITTING = 2;
+const FITTING = 4;
+/** A new one is, up to this many times, so that it has the size of others, which then take each other's places. */
+const NEAR = 9 / 8;
 /** The pool always keeps this many free bytes. */
 const FREE_BYTES = 64 * 2 ** 20;
 /**
@@ -80,8 +82,8 @@ export class BufferPool {
   }
 
   /**
-   * Lends a buffer of at least this size: a free one of it, otherwise the smallest free one that is not much larger. So
-   * results between kernels share buffers although their sizes differ.
+   * Lends a buffer of at least this size: a free one of it, otherwise the smallest free one that is not much larger, or
+   * a new one. So results between kernels share buffers although their sizes differ.
    */
   acquireAtLeast(size: number, usage: number): GPUBuffer {
     const first = usage * KEY_UNIT;
@@ -89,6 +91,9 @@ export class BufferPool {
       let best = Number.POSITIVE_INFINITY;
       for (const [key, {length}] of this.free)
         if (length > 0 && key > first + size && key <= first + FITTING * size) best = Math.min(best, key);
+      if (best === Number.POSITIVE_INFINITY)
+        for (const {key} of this.entries.values())
+          if (key >= first + size && key <= first + NEAR * size) best = Math.min(best, key);
       if (best < Number.POSITIVE_INFINITY) return this.acquireBuffer(best - first, usage);
     }
     return this.acquireBuffer(size, usage);

@@ -71,7 +71,7 @@ describe('BufferPool', () => {
     pool.releaseBuffer(live);
   });
 
-  test('lends the smallest free buffer that is not much larger', () => {
+  test('lends the smallest free buffer that is not much larger, or one of a size that others have', () => {
     const {pool} = makePool();
     const live = pool.acquireBuffer(1000 * MiB, 1);
     const [large, fitting, other] = [150, 120, 120].map((size, i) =>
@@ -80,8 +80,13 @@ describe('BufferPool', () => {
     for (const buffer of [large, fitting, other]) pool.releaseBuffer(buffer);
     expect(pool.acquireAtLeast(100 * MiB, 1)).toBe(fitting);
     expect(pool.numBytesUsed).toBe(1120 * MiB);
-    expect(pool.acquireAtLeast(70 * MiB, 1)).not.toBe(large);
+    expect(pool.acquireAtLeast(37 * MiB, 1)).not.toBe(large);
     expect(pool.acquireAtLeast(150 * MiB, 1)).toBe(large);
+    const before = pool.numBytesUsed;
+    pool.acquireAtLeast(110 * MiB, 1);
+    expect(pool.numBytesUsed - before).toBe(120 * MiB);
+    pool.acquireAtLeast(100 * MiB, 1);
+    expect(pool.numBytesUsed - before).toBe(220 * MiB);
     pool.releaseBuffer(live);
   });
 
