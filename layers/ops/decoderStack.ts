@@ -24,10 +24,13 @@ import {swiGLU} from './swiGLU.ts';
 
 type Tables = Tensors<'cos' | 'sin'> & {segments?: tf.TensorInfo};
 
-/** Returns the value and, while gradients are recorded, what backward needs, in an order that only the kernels know. */
+/**
+ * Returns the value and, while gradients are recorded, what backward needs, in an order that only the kernels know. A
+ * kernel may overwrite `x` if it is spent.
+ */
 export const decoderStackOp = op<
   Tensors<'x'> & Tables,
-  {stack: PreparedStack; isRecorded: boolean},
+  {stack: PreparedStack; isRecorded: boolean; isInputSpent: boolean},
   [value: tf.Tensor3D, ...saved: tf.Tensor[]]
 >('DecoderStack');
 
@@ -48,6 +51,8 @@ export interface DecoderStackOptions extends StackOptions {
   checkpointing?: GradientCheckpointing;
   /** Whether `x` gets a gradient; none is needed if only frozen weights computed it. Default true. */
   isInputTrained?: boolean;
+  /** Whether nothing reads `x` later, so that a kernel may overwrite it. Default false. */
+  isInputSpent?: boolean;
 }
 
 /**
@@ -67,7 +72,7 @@ export function decoderStack(
   options: DecoderStackOptions,
 ): tf.Tensor3D {
   const [batch, length, size] = x.shape;
-  const {cos, sin, segments, isInputTrained = true} = options;
+  const {cos, sin, segments, isInputTrained = true, isInputSpent = false} = options;
   assertShape('decoderStack cos', cos, [-1, 1, length, -1]);
   assertShape('decoderStack sin', sin, cos.shape);
   if (segments) assertShape('decoderStack segments', segments, [batch, length]);
@@ -82,7 +87,7 @@ export function decoderStack(
   const isRecorded = isRecording() && trained.length > 0;
   const stack = {attributes: attributesOfStack(blocks, options), tensors: tensorsOfStack(blocks)};
   const tables = {cos, sin, ...(segments && {segments})};
-  const forward = () => runKernel(decoderStackOp, {x, ...tables}, {stack, isRecorded});
+  const forward = () => runKernel(decoderStackOp, {x, ...tables}, {stack, isRecorded, isInputSpent});
   if (!isRecorded) return tf.tidy(() => forward()[0]);
   return customGradient(
     trained,

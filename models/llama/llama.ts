@@ -184,10 +184,12 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     }
     const stack = hasKernel(decoderStackOp) ? plainStack(this.blocks, training) : undefined;
     if (!stack || !fitsDecoderStackKernel(stack, settings)) return undefined;
+    const isInputTrained = this.embed_tokens.trainableWeights.length > 0;
     return decoderStack(embedded, stack, {
       ...settings,
       checkpointing: training && this.gradientCheckpointing,
-      isInputTrained: this.embed_tokens.trainableWeights.length > 0,
+      isInputTrained,
+      isInputSpent: !isInputTrained && isOf(this.embed_tokens, TokenEmbedding), // no hook can have kept it
     });
   }
 

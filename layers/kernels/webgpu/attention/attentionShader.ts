@@ -1,7 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import type {ScoreSettings} from '../../../ops/attention.ts';
 import type {Tensors} from '../../../ops/op.ts';
-import type {RowsView} from '../device/rowsView.ts';
 import {type ShaderDeclaration, shader} from '../device/shader.ts';
 
 /** The arguments of attention. */
@@ -13,8 +12,6 @@ export interface AttentionCall {
 /** The arguments of the gradient. */
 export interface AttentionGradCall extends AttentionCall {
   inputs: AttentionCall['inputs'] & Tensors<'dy' | 'y'> & {[extra: `extra${number}`]: tf.TensorInfo};
-  /** With subgroup matrices, for `dy` and `y` that are packed rows; see `packSlopes`. */
-  rowScales?: RowsView;
 }
 
 /** The settings that every attention shader depends on. */

@@ -28,7 +28,7 @@ import {
   uniformsOf,
 } from './attentionShader.ts';
 import {LOG2E, lanesOf, memoryOf, overKeys, packHeads, rowsOf} from './matrixAttention.ts';
-import {largestOf, packSlopes} from './packSlopes.ts';
+import {largestOf, type PackedSlopes, packSlopes} from './packSlopes.ts';
 
 /**
  * For the gradient of the query, rows are queries and columns keys; for those of key and value, it is the other way
@@ -59,22 +59,25 @@ interface Operands {
  */
 export function matrixAttentionGrad(backend: WebGPUBackend, call: AttentionGradCall): tf.TensorInfo[] {
   const {dy, y, extra0: logSums} = call.inputs;
-  const {halves: slopes, scales, along} = packSlopes(backend, dy, y, call.rowScales);
-  const [packedQuery, packedKey, packedValue] = packHeads(backend, call);
-  const operands: Operands = {
-    query: packedQuery,
-    key: packedKey,
-    value: packedValue,
-    ...{slopes, logSums, along, scales},
-    largest: largestOf(backend, scales),
-  };
+  backend.incRef(logSums.dataId);
+  const operands = gradOperands(backend, call, packSlopes(backend, dy, y), logSums);
   const gradients = [gradQuery(backend, call, operands), ...gradKeyValue(backend, call, operands)];
-  const {logSums: _kept, ...made} = operands;
-  for (const {dataId} of Object.values(made)) backend.disposeData(dataId);
+  for (const {dataId} of Object.values(operands)) backend.disposeData(dataId);
   return gradients;
 }
 
-function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo {
+/** Returns what {@link gradQuery} and {@link gradKeyValue} take, to be disposed, with the slopes and `logSums`. */
+export function gradOperands(
+  backend: WebGPUBackend,
+  call: AttentionCall,
+  {halves: slopes, scales, along}: PackedSlopes,
+  logSums: tf.TensorInfo,
+): Operands {
+  const [query, key, value] = packHeads(backend, call);
+  return {query, key, value, slopes, logSums, along, scales, largest: largestOf(backend, scales)};
+}
+
+export function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo {
   const {query, segments} = call.inputs;
   const [batch, heads, length, dim] = query.shape;
   const {keepsOrder} = capabilitiesOf(backend);
@@ -220,7 +223,11 @@ ${exchange.globals}`,
   };
 });
 
-function gradKeyValue(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo[] {
+export function gradKeyValue(
+  backend: WebGPUBackend,
+  call: AttentionCall,
+  operands: Operands,
+): tf.TensorInfo[] {
   const {key, segments} = call.inputs;
   const [batch, groups, sourceLength, dim] = key.shape;
   const {keepsOrder} = capabilitiesOf(backend);

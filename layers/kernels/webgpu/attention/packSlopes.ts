@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -31,7 +32,7 @@ export function packSlopes(
 ): PackedSlopes {
   const [batch, heads, length, dim] = dy.shape;
   const rows = batch * heads * length;
-  const halves = backend.makeTensorInfo([rows, dim / 2], 'int32');
+  const halves = makeScratch(backend, [rows, dim / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
   const along = backend.makeTensorInfo([rows], 'float32');
   runShader(backend, {

@@ -63,11 +63,16 @@ export const SHIFT = shiftTo(7);
  *
  * @param x `[rows, cols]` float32, `cols` even. The caller disposes the result.
  * @param top the largest magnitudes become 2^top or more, and less than twice that
+ * @param scales gets the scales. Default a new tensor
  */
-export function packRows(backend: WebGPUBackend, x: RowsView, top = 7): PackedTensors {
+export function packRows(
+  backend: WebGPUBackend,
+  x: RowsView,
+  top = 7,
+  scales: RowsView = backend.makeTensorInfo([x.shape[0]], 'float32'),
+): PackedTensors {
   const [rows, cols] = x.shape;
   const halves = makeScratch(backend, [rows, cols / 2], 'int32');
-  const scales = backend.makeTensorInfo([rows], 'float32');
   const isWide = cols % 4 === 0;
   runShader(backend, {
     shader: scaledRows(isWide, top),

@@ -2,10 +2,12 @@ import type * as tf from '@tensorflow/tfjs';
 import {scoreSettings} from '../../../ops/attention.ts';
 import {attend, attendGrad, usesMatrices} from '../attention/attention.ts';
 import {LOG2E} from '../attention/matrixAttention.ts';
+import {gradKeyValue, gradOperands, gradQuery} from '../attention/matrixAttentionGrad.ts';
+import {packSlopes} from '../attention/packSlopes.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import type {PackedRows, Rows} from '../products/packRows.ts';
-import {joinHeads, type RotaryTables, splitHeads} from './headRows.ts';
+import {joinHeads, makeHeads, type RotaryTables, splitHeads} from './headRows.ts';
 
 /** What the attention of all blocks shares. */
 export interface AttentionSettings {
@@ -31,23 +33,41 @@ const shapeOf = ({batch, length, headDim}: AttentionSettings, heads: number) => 
   headDim,
 ];
 
-/** Splits rows into heads and rotates them. */
-export function headsOf(backend: WebGPUBackend, settings: AttentionSettings, rows: HeadRows<Rows>): Heads {
+/** Makes the heads that {@link splitInto} fills; see {@link makeHeads}. */
+export function makeAllHeads(backend: WebGPUBackend, settings: AttentionSettings, isKept: boolean): Heads {
   const {heads, keyValueHeads} = settings;
-  const shape = shapeOf(settings, heads);
-  const isPacked = usesMatrices(backend, {inputs: {query: {shape} as tf.TensorInfo}});
+  const isPacked = takesPacked(backend, settings);
+  const made = (count: number) => makeHeads(backend, count, settings, isPacked, isKept);
+  return {query: made(heads), key: made(keyValueHeads), value: made(keyValueHeads)};
+}
+
+/** Splits rows, from row `begin` on, into heads and rotates them. */
+export function splitInto(
+  backend: WebGPUBackend,
+  settings: AttentionSettings,
+  {query, key, value}: Heads,
+  rows: HeadRows<Rows>,
+  begin: number,
+): void {
+  const {heads, keyValueHeads} = settings;
   const parts = [
     {
       rows: rows.query,
+      to: query,
       heads,
       isRotated: true,
-      factor: isPacked ? scoreSettings(settings.headDim).scale * LOG2E : 1,
+      factor: takesPacked(backend, settings) ? scoreSettings(settings.headDim).scale * LOG2E : 1,
     },
-    {rows: rows.key, heads: keyValueHeads, isRotated: true},
-    {rows: rows.value, heads: keyValueHeads},
+    {rows: rows.key, to: key, heads: keyValueHeads, isRotated: true},
+    {rows: rows.value, to: value, heads: keyValueHeads},
   ];
-  const [query, key, value] = splitHeads(backend, parts, settings, isPacked, settings.tables);
-  return {query, key, value};
+  splitHeads(backend, parts, settings, settings.tables, begin);
+}
+
+/** Whether attention takes heads in float16. */
+function takesPacked(backend: WebGPUBackend, settings: AttentionSettings): boolean {
+  const shape = shapeOf(settings, settings.heads);
+  return usesMatrices(backend, {inputs: {query: {shape} as tf.TensorInfo}});
 }
 
 /** Returns the arguments of causal attention; the shapes are those of the heads, also where two numbers share a word. */
@@ -70,20 +90,32 @@ function callOf(settings: AttentionSettings, {query, key, value}: Heads) {
 
 const infoOf = ({dataId, dtype, shape}: tf.TensorInfo): tf.TensorInfo => ({dataId, dtype, shape});
 
-/** Returns attention's result as rows `[B·T, H·D]`, and the logarithms of its sums, for backward. */
+/**
+ * Returns attention's result as rows `[B·T, H·D]`, and the logarithms of its sums, for backward.
+ *
+ * @param isKept see {@link makeHeads}
+ */
 export function attendRows(
   backend: WebGPUBackend,
   settings: AttentionSettings,
   heads: Heads,
+  isKept: boolean,
 ): {attended: tf.TensorInfo; logSums: tf.TensorInfo} {
   const [y, logSums] = attend(backend, callOf(settings, heads));
-  const [{halves}] = joinHeads(backend, [{rows: y, heads: settings.heads}], settings, false);
+  const [{halves}] = joinHeads(
+    backend,
+    [{rows: y, heads: settings.heads}],
+    settings,
+    false,
+    undefined,
+    isKept,
+  );
   backend.disposeData(y.dataId);
   return {attended: halves, logSums};
 }
 
 /**
- * Returns the gradients of the rows that {@link headsOf} took.
+ * Returns the gradients of the rows that {@link splitInto} took. Disposes all that it is given, as early as it can.
  *
  * @param dy gradient of `attended`, in the same layout
  */
@@ -91,29 +123,45 @@ export function attendRowsGrad(
   backend: WebGPUBackend,
   settings: AttentionSettings,
   heads: Heads,
-  {attended, logSums, dy}: {attended: tf.TensorInfo; logSums: tf.TensorInfo; dy: PackedRows},
+  {attended, logSums, dy}: {attended: tf.TensorInfo; logSums: tf.TensorInfo; dy: Required<PackedRows>},
 ): HeadRows {
-  const shape = shapeOf(settings, settings.heads);
+  const free = (...tensors: RowsView[]) => {
+    for (const {dataId} of tensors) backend.disposeData(dataId);
+  };
+  const {heads: count, keyValueHeads, tables} = settings;
+  const shape = shapeOf(settings, count);
   const call = callOf(settings, heads);
-  const gradientsOf = (dy: tf.TensorInfo, y: tf.TensorInfo, rowScales?: RowsView) =>
-    attendGrad(backend, {...call, inputs: {...call.inputs, dy, y, extra0: logSums}, rowScales});
-  let gradients: tf.TensorInfo[];
-  if (usesMatrices(backend, call)) {
+  const joined = (parts: Parameters<typeof joinHeads>[1]) => {
+    const rows = joinHeads(backend, parts, settings, true, tables);
+    free(...parts.map(({rows}) => rows));
+    return rows;
+  };
+  const joinedKeyValue = ([key, value]: tf.TensorInfo[]) =>
+    joined([
+      {rows: key, heads: keyValueHeads, isRotated: true},
+      {rows: value, heads: keyValueHeads},
+    ]);
+  const joinedQuery = (rows: tf.TensorInfo) => joined([{rows, heads: count, isRotated: true}])[0];
+  if (takesPacked(backend, settings)) {
     const [slopes, y] = [dy.halves, attended].map((rows) => ({...infoOf(rows), shape}));
-    gradients = gradientsOf(slopes, y, dy.scales);
-  } else {
-    const {heads} = settings;
-    const [slopes] = splitHeads(backend, [{rows: dy, heads}], settings, false);
-    const [y] = splitHeads(backend, [{rows: {halves: attended}, heads}], settings, false);
-    gradients = gradientsOf(slopes, y);
-    for (const {dataId} of [slopes, y]) backend.disposeData(dataId);
+    const operands = gradOperands(backend, call, packSlopes(backend, slopes, y, dy.scales), logSums);
+    free(dy.halves, dy.scales, attended);
+    const [key, value] = joinedKeyValue(gradKeyValue(backend, call, operands));
+    const dQuery = gradQuery(backend, call, operands);
+    free(...Object.values(operands), ...Object.values(heads));
+    return {query: joinedQuery(dQuery), key, value};
   }
-  const parts = gradients.map((rows, i) => ({
-    rows,
-    heads: i === 0 ? settings.heads : settings.keyValueHeads,
-    isRotated: i < 2,
-  }));
-  const [query, key, value] = joinHeads(backend, parts, settings, true, settings.tables);
-  for (const {dataId} of gradients) backend.disposeData(dataId);
-  return {query, key, value};
+  const [slopes, y] = [dy, {halves: attended}].map((rows) => {
+    const to = makeHeads(backend, count, settings, false);
+    splitHeads(backend, [{rows, to, heads: count}], settings);
+    return to;
+  });
+  free(dy.halves, dy.scales, attended);
+  const [dQuery, ...rest] = attendGrad(backend, {
+    ...call,
+    inputs: {...call.inputs, dy: slopes, y, extra0: logSums},
+  });
+  free(slopes, y, logSums, ...Object.values(heads));
+  const [key, value] = joinedKeyValue(rest);
+  return {query: joinedQuery(dQuery), key, value};
 }

@@ -9,7 +9,7 @@ import {StackPass} from './stackPass.ts';
  */
 export const decoderStack = kernel(decoderStackOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {x, ...tables} = inputs;
-  return new StackPass(backend, attrs.stack, x.shape, tables).forward(x, attrs.isRecorded);
+  return new StackPass(backend, attrs.stack, x.shape, tables).forward(x, attrs);
 });
 
 /** Gradients of `x`, if it is trained, and of each A and B in turn. */

@@ -13,6 +13,7 @@ import {
   type PackedRows,
   type Rows,
   type RowsFormat,
+  shapeOf,
   shiftTo,
 } from '../products/packRows.ts';
 
@@ -43,32 +44,28 @@ interface Sizes {
 /**
  * Splits rows `[B·T, H·D]` of one format into heads `[B, H, T, D]`, all parts in one dispatch. `D` is a multiple of 8.
  *
- * @param isPacked whether the heads are float16, in int32 of this shape with two in a word, or float32
+ * @param parts of the rows from `begin` on, each with its heads: float16, in int32 with two in a word, or float32
  * @param tables needed if a part is rotated
  */
 export function splitHeads(
   backend: WebGPUBackend,
-  parts: Part[],
-  {batch, length, headDim}: Sizes,
-  isPacked: boolean,
+  parts: (Part & {to: tf.TensorInfo})[],
+  {length, headDim}: Sizes,
   tables?: RotaryTables,
-): tf.TensorInfo[] {
-  const heads = parts.map((part) =>
-    isPacked
-      ? makeScratch(backend, [batch * part.heads * length, headDim / 2], 'int32')
-      : makeScratch(backend, [batch, part.heads, length, headDim]),
-  );
-  const counts = parts.map((part) => batch * part.heads * length * (headDim / 8));
+  begin = 0,
+): void {
+  const [rows] = shapeOf(parts[0].rows);
+  const counts = parts.map(({heads}) => rows * heads * (headDim / 8));
   const n = parts.length;
   const given = parts.map(({rows}) => buffersOf(rows));
   runShader(backend, {
     shader: splitting(
-      isPacked,
+      parts[0].to.dtype === 'int32',
       formatOf(parts[0].rows),
       parts.map(({isRotated}) => isRotated ?? false),
     ),
     buffers: {
-      ...numbered('y', n, (i) => heads[i]),
+      ...numbered('y', n, (i) => parts[i].to),
       ...numbered('x', n, (i) => given[i].x),
       ...numbered('scales', n, (i) => given[i].scales),
       cosines: tables?.cos,
@@ -79,12 +76,31 @@ export function splitHeads(
       ...numbered('heads', n, (i) => parts[i].heads),
       ...numbered('factor', n, (i) => parts[i].factor ?? 1),
       half: headDim / 8,
+      begin,
+      rows,
       length,
       tableStride: strideOf(tables),
     },
     threads: counts.reduce((sum, count) => sum + count, 0),
   });
-  return heads;
+}
+
+/**
+ * Makes heads `[B, H, T, D]`, float16 in int32 or float32.
+ *
+ * @param isKept whether blocks keep them for long, so that their buffers must not be larger than they need
+ */
+export function makeHeads(
+  backend: WebGPUBackend,
+  heads: number,
+  {batch, length, headDim}: Sizes,
+  isPacked: boolean,
+  isKept = false,
+): tf.TensorInfo {
+  const make = isKept ? makeExact : makeScratch;
+  return isPacked
+    ? make(backend, [batch * heads * length, headDim / 2], 'int32')
+    : make(backend, [batch, heads, length, headDim], 'float32');
 }
 
 const TABLES = (isRotated: boolean): Record<'cosines' | 'sines', ElementType> => ({
@@ -111,6 +127,8 @@ const splitting = shader((isPacked: boolean, rows: RowsFormat, areRotated: boole
       ...numbered('heads', n, () => 'u32'),
       ...numbered('factor', n, () => 'f32'),
       half: 'u32',
+      begin: 'u32',
+      rows: 'u32',
       length: 'u32',
       tableStride: 'u32',
     },
@@ -123,12 +141,12 @@ const splitting = shader((isPacked: boolean, rows: RowsFormat, areRotated: boole
     const read = (at: string) => (rows.isPacked ? `widened(x${k}[${at}])` : `x${k}[${at}]`);
     return `if (i < u.count${k}) {
     let c = i % u.half; // a vector of the first half of a head; its partner is in the second
-    let t = i / u.half % u.length;
-    let b = i / u.half / u.length / u.heads${k};
-    let h = i / u.half / u.length % u.heads${k};
-    let row = b * u.length + t;
+    let row = i / u.half % u.rows;
+    let h = i / u.half / u.rows;
+    let b = (u.begin + row) / u.length;
+    let t = (u.begin + row) % u.length;
     let source = (row * u.heads${k} + h) * 2u * u.half + c;
-    let to = i / u.half * 2u * u.half + c;
+    let to = ((b * u.heads${k} + h) * u.length + t) * 2u * u.half + c;
     let factor = ${rows.hasScales ? `scales${k}[row] * ` : ''}u.factor${k};
     let first = factor * ${read('source')};
     let second = factor * ${read('source + u.half')};
@@ -155,6 +173,7 @@ const ROTATED = (direction: string) => `
  *
  * @param isScaled whether rows are scaled so that their largest magnitude is between 1 and 2
  * @param tables needed if a part is rotated
+ * @param isKept see {@link makeHeads}
  */
 export function joinHeads(
   backend: WebGPUBackend,
@@ -162,14 +181,16 @@ export function joinHeads(
   {batch, length, headDim}: Sizes,
   isScaled: boolean,
   tables?: RotaryTables,
+  isKept = false,
 ): PackedRows[] {
   const n = parts.length;
   if ((isScaled ? 3 : 2) * n + (tables ? 2 : 0) > backend.device.limits.maxStorageBuffersPerShaderStage)
-    return parts.flatMap((part) => joinHeads(backend, [part], {batch, length, headDim}, isScaled, tables));
+    return parts.flatMap((part) =>
+      joinHeads(backend, [part], {batch, length, headDim}, isScaled, tables, isKept),
+    );
   const rows = batch * length;
   const made = parts.map(({heads}) => ({
-    // Blocks may keep rows without scales for long, so these have no larger buffer than they need.
-    halves: (isScaled ? makeScratch : makeExact)(backend, [rows, (heads * headDim) / 2], 'int32'),
+    halves: (isKept ? makeExact : makeScratch)(backend, [rows, (heads * headDim) / 2], 'int32'),
     scales: isScaled ? backend.makeTensorInfo([rows], 'float32') : undefined,
   }));
   runShader(backend, {
@@ -196,7 +217,7 @@ export function joinHeads(
   return made;
 }
 
-const makeExact = (backend: WebGPUBackend, shape: number[], dtype: 'int32') =>
+const makeExact = (backend: WebGPUBackend, shape: number[], dtype: 'float32' | 'int32') =>
   backend.makeTensorInfo(shape, dtype);
 
 const joining = shader((isScaled: boolean, areRotated: boolean[]) => {

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {keptFor} from '../../keptFor.ts';
 import {attach, detach} from '../device/attachments.ts';
+import {moveBuffer} from '../device/moveBuffer.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /** Computations that have not ended. */
@@ -26,9 +27,7 @@ export function laterGradients(
   const filled = compute().then((results) => {
     for (const [i, output] of outputs.entries()) {
       detach(backend, output);
-      const [from, to] = [results[i], output].map(({dataId}) => backend.tensorMap.get(dataId));
-      to.resource = from.resource;
-      from.resource = null;
+      moveBuffer(backend, results[i], output);
       backend.disposeData(results[i].dataId);
     }
   });

@@ -1,12 +1,12 @@
 import type {StackMemory, StackStep} from '../../../ops/stackMemory.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
-import {blocksKeepingAttention, chunkRows} from './stackPass.ts';
+import {blocksKeepingAttention, chunkRows, partRows} from './stackPass.ts';
 
 const FLOAT = 4;
 const HALF = 2;
 /** Share by which buffers are larger than what they hold, and of free ones: of what is kept, and of everything else. */
-const SLACK = {kept: 0.06, scratch: 0.25};
+const SLACK = {kept: 0.04, scratch: 0.2};
 /** Partial sums of gradients, tables, losses and other small tensors. */
 const REST = 32 * 2 ** 20;
 /** Hidden states in float32 while the loss runs: the blocks' result, its norm, and the gradient. */
@@ -25,27 +25,25 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const attended = halves(query) + floats(heads);
   const attention = halves(query + keyValue) + attended;
   const blocks = config.numHiddenLayers;
-  const keeping = checkpointing
-    ? blocksKeepingAttention(blocks, {
-        batch: batchSize,
-        length: sequenceLength,
-        heads,
-        headDim: config.headDim,
-      })
-    : 0;
+  const {headDim} = config;
+  const shape = {batch: batchSize, length: sequenceLength, heads, headDim};
+  const keeping = checkpointing ? blocksKeepingAttention(blocks, hidden, shape) : 0;
   const ofBlock = checkpointing
     ? halves(hidden) + (keeping / blocks) * attended
     : halves(2 * hidden + 2 * intermediate) + attention;
-  const chunk = Math.min(rows, chunkRows(intermediate));
+  const part = Math.min(rows, partRows(hidden));
+  const chunk = Math.min(part, chunkRows(intermediate));
   const weight = isQuantized ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =
     gates + halves(2 * hidden, chunk) + Math.max(halves(intermediate, chunk), floats(hidden, chunk)) + weight;
   const slope = floats(hidden);
-  const again = checkpointing ? attention - (keeping === blocks ? attended : 0) : 0; // what a block did not keep
-  const inFeedForward = again + (checkpointing ? floats(hidden) : 0) + feedForward;
-  const inAttention = again + halves(2 * query) + floats(query + keyValue);
-  const inForward = halves(hidden) + floats(query + keyValue) + halves(query + keyValue);
+  // Without the results, a block before the last makes them again, when what the last one kept is free.
+  const again = checkpointing && keeping < blocks ? Math.max(0, attention - attended - halves(hidden)) : 0;
+  const inFeedForward = again + (checkpointing ? floats(hidden, part) : 0) + feedForward;
+  const ownHeads = checkpointing ? halves(query + keyValue) : 0;
+  const inAttention = ownHeads + halves(query + keyValue) + floats(query);
+  const inForward = ownHeads + floats(query);
 
   const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
   const isOffloaded = checkpointing === 'offload'; // then what two blocks keep is on the card

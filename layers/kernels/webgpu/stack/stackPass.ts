@@ -3,12 +3,20 @@ import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {PROJECTIONS, type PreparedStack, type StackAttributes} from '../../../ops/stackBlock.ts';
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import {moveBuffer} from '../device/moveBuffer.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import {isDryRun} from '../device/runShader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
 import {type PackedRows, type PackedTensors, packRows, type Rows} from '../products/packRows.ts';
-import {type AttentionSettings, attendRows, attendRowsGrad, type Heads, headsOf} from './attendRows.ts';
+import {
+  type AttentionSettings,
+  attendRows,
+  attendRowsGrad,
+  type Heads,
+  makeAllHeads,
+  splitInto,
+} from './attendRows.ts';
 import {gateRows, gateRowsGrad} from './gateRows.ts';
 import {HostedInputs, hostedIn} from './hostedInputs.ts';
 import {laterGradients} from './laterGradients.ts';
@@ -22,6 +30,9 @@ import {
   runProjection,
 } from './projection.ts';
 import {unpackRows} from './unpackRows.ts';
+
+/** What is computed row by row takes at least this many rows at a time, or as many as take these bytes in float32. */
+export const PART = {rows: 8192, bytes: 64 * 2 ** 20};
 
 /** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take at most this many bytes. */
 const CHUNK_STEP = 16 * ROWS_STEP;
@@ -66,6 +77,18 @@ interface Attended {
 /** What backward of attention reads. */
 interface KeptAttention extends Heads, Attended {}
 
+/** Heads, and the narrow sides of the layers that made them, of each part of the rows that are known. */
+interface MadeHeads {
+  heads: Heads;
+  lows: Lows[];
+}
+
+/** Some of the rows. */
+interface Part {
+  begin: number;
+  count: number;
+}
+
 type Gates = Record<'gate' | 'up', tf.TensorInfo>;
 type GateViews = Record<'gate' | 'up', RowsView>;
 
@@ -82,6 +105,7 @@ export class StackPass {
   /** Number of positions, B·T. */
   private readonly rows: number;
   private readonly size: number;
+  private readonly parts: Part[];
 
   /**
    * @param shape `[B, T, C]`
@@ -99,36 +123,40 @@ export class StackPass {
     this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments};
     this.rows = batch * length;
     this.size = size;
+    this.parts = split({begin: 0, count: this.rows}, partRows(size));
   }
 
   /** Returns the value and, if `isRecorded`, what the blocks keep, or a tensor that stands for it in host memory. */
-  forward(x: tf.TensorInfo, isRecorded: boolean): tf.TensorInfo[] {
-    const value = ownTensor(this.backend, x, false);
+  forward(
+    x: tf.TensorInfo,
+    {isRecorded, isInputSpent}: {isRecorded: boolean; isInputSpent: boolean},
+  ): tf.TensorInfo[] {
+    const {backend} = this;
+    const value = ownTensor(backend, x, isInputSpent);
     const hidden = {...value, shape: [this.rows, this.size]};
     const {checkpointing} = this.attributes;
     const isAllKept = isRecorded && !checkpointing;
     const isOffloaded = isRecorded && checkpointing === 'offload';
-    const hosted = isOffloaded ? new HostedInputs(this.backend) : undefined;
+    const hosted = isOffloaded ? new HostedInputs(backend) : undefined;
     const kept = this.blocks.map((plain, i): Kept | undefined => {
-      const isAttendedKept = isRecorded && i < this.keepingAttention;
+      const isAttendedKept = isRecorded && !isAllKept && this.keepsAttention(i);
       const block = this.ready(plain, false);
       const x = isRecorded ? this.packed() : undefined;
-      const {normed, lows, ...attention} = this.attend(block, hidden, x);
-      this.free(normed, ...Object.values(lows));
-      this.addProjection(block, 'o_proj', attention.attended, hidden);
-      const {attended, logSums, ...heads} = attention;
+      const {heads, lows} = this.makeHeads(block, hidden, isAllKept, x);
+      this.free(...lows.flatMap((each) => Object.values(each)));
+      const {attended, logSums} = attendRows(backend, this.attention, heads, isAllKept || isAttendedKept);
       if (!isAllKept) this.free(...Object.values(heads));
+      this.addProjection(block, 'o_proj', attended, hidden);
       if (!isAllKept && !isAttendedKept) this.free(attended, logSums);
-      const h = isAllKept ? packRows(this.backend, hidden) : undefined;
+      const h = isAllKept ? packRows(backend, hidden) : undefined;
       const gates = isAllKept ? this.gates(this.rows) : undefined;
-      this.forEachChunk((begin, count) =>
-        this.feedForward(block, rowsView(hidden, begin, count), gates, begin),
-      );
+      for (const {begin, count} of this.chunksOf({begin: 0, count: this.rows}))
+        this.feedForward(block, rowsView(hidden, begin, count), gates, begin);
       block.paths.dispose();
       const own = x && {
         x,
         ...(isAttendedKept && {attended: {attended, logSums}}),
-        ...(h && gates && {rest: {...attention, h, ...gates}}),
+        ...(h && gates && {rest: {...heads, attended, logSums, h, ...gates}}),
       };
       if (own) hosted?.add(tensorsOf(own));
       return own;
@@ -164,25 +192,24 @@ export class StackPass {
     let end = saved.length;
     for (let i = this.blocks.length - 1; i >= 0; i--) {
       const begin = end - this.countKept(i, saved);
-      const kept = hosted?.tensorsOf(i) ?? saved.slice(begin, end);
+      const kept = hosted?.tensorsOf(i) ?? saved.slice(begin, end).map((each) => this.owned(each, isSpent));
       end = begin;
       gradients.unshift(this.adapterGrads(i, keptFrom(kept), d, i > 0 || isInputWanted));
-      if (hosted) this.free(...kept);
     }
     if (!isInputWanted) this.free(dx);
     return [...(isInputWanted ? [dx] : []), ...gradients.flat()];
   }
 
-  /** Number of blocks that keep the results of attention, the first ones, where blocks do not keep everything. */
-  private get keepingAttention(): number {
-    const {attention, attributes, blocks} = this;
-    return attributes.checkpointing ? blocksKeepingAttention(blocks.length, attention) : 0;
+  /** Whether a block with checkpointing keeps the results of attention: the last one does, and the first ones. */
+  private keepsAttention(i: number): boolean {
+    const {attention, blocks, size} = this;
+    return i < blocksKeepingAttention(blocks.length, size, attention) - 1 || i === blocks.length - 1;
   }
 
   /** Returns how many tensors a block kept. */
   private countKept(i: number, saved: tf.TensorInfo[]): number {
     if (!this.attributes.checkpointing) return saved.length / this.blocks.length;
-    return i < this.keepingAttention ? 4 : 2;
+    return this.keepsAttention(i) ? 4 : 2;
   }
 
   /** {@link backward} with the inputs of blocks in host memory: the next one comes while a block is computed. */
@@ -205,7 +232,6 @@ export class StackPass {
           const kept = (await next) as tf.TensorInfo[];
           next = i > 0 ? hosted.restored(i - 1) : undefined;
           gradients.unshift(this.adapterGrads(i, keptFrom(kept), d, i > 0));
-          this.free(...kept);
         }
       } finally {
         hosted.free();
@@ -215,7 +241,22 @@ export class StackPass {
     });
   }
 
-  /** Returns the gradients of a block's A and B, and turns `d` into that of its input, if wanted. */
+  /** Returns a kept tensor to dispose: if nobody else reads it, one that has its buffer, which is then free earlier. */
+  private owned(kept: tf.TensorInfo, isSpent: boolean): tf.TensorInfo {
+    const {backend} = this;
+    if (!isSpent || backend.refCount(kept.dataId) > 1) {
+      backend.incRef(kept.dataId);
+      return kept;
+    }
+    const own = backend.makeTensorInfo(kept.shape, kept.dtype);
+    moveBuffer(backend, kept, own);
+    return own;
+  }
+
+  /**
+   * Returns the gradients of a block's A and B, and turns `d` into that of its input, if wanted. Disposes what the block
+   * kept.
+   */
   private adapterGrads(i: number, kept: Kept, d: RowsView, isInputWanted: boolean): tf.TensorInfo[] {
     const block = this.ready(this.blocks[i], true);
     const sums = this.blockGrad(block, kept, d, isInputWanted);
@@ -223,23 +264,24 @@ export class StackPass {
     return PROJECTIONS.flatMap((name) => sums[name] ?? []).flatMap(({a, b}) => [a, b]);
   }
 
-  /** x → normed → queries, keys and values → attended, unless that is known. `kept` gets x, packed. */
-  private attend(
-    block: ReadyBlock,
-    x: Rows,
-    kept?: PackedTensors,
-    known?: Attended,
-  ): KeptAttention & {normed: tf.TensorInfo; lows: Lows} {
+  /** x → normed → queries, keys and values, which are kept for backward or not. `kept` gets x, packed. */
+  private makeHeads(block: ReadyBlock, x: Rows, areKept: boolean, kept?: PackedTensors): MadeHeads {
     const {backend, attention} = this;
-    const normed = this.halves(this.rows, this.size);
-    normalizeRows(backend, x, this.norm(block.inputNorm), normed, kept);
-    const lows = this.lows(block, QUERY_KEY_VALUE, normed);
-    const [query, key, value] = QUERY_KEY_VALUE.map((name) =>
-      this.projected(block[name], normed, lows[name]),
-    );
-    const heads = headsOf(backend, attention, {query, key, value});
-    this.free(query, key, value);
-    return {normed, lows, ...heads, ...(known ?? attendRows(backend, attention, heads))};
+    const heads = makeAllHeads(backend, attention, areKept);
+    const lows = this.parts.map(({begin, count}) => {
+      const normed = this.halves(count, this.size);
+      const packed = kept && packedView(kept, begin, count);
+      normalizeRows(backend, viewOf(x, begin, count), this.norm(block.inputNorm), normed, packed);
+      const lows = this.lows(block, QUERY_KEY_VALUE, normed);
+      const [query, key, value] = QUERY_KEY_VALUE.map((name) =>
+        this.projected(block[name], normed, lows[name]),
+      );
+      this.free(normed);
+      splitInto(backend, attention, heads, {query, key, value}, begin);
+      this.free(query, key, value);
+      return lows;
+    });
+    return {heads, lows};
   }
 
   /** Runs a projection of `x` into new float32 rows, which are rounded once they are rotated. */
@@ -307,35 +349,50 @@ export class StackPass {
     return {normed, product, lows};
   }
 
-  /** Turns `d`, the gradient of a block's output, into that of its input, if wanted; returns those of the adapters. */
-  private blockGrad(block: ReadyBlock, {x, attended, rest}: Kept, d: RowsView, isInputWanted: boolean): Sums {
+  /**
+   * Turns `d`, the gradient of a block's output, into that of its input, if wanted; returns those of the adapters.
+   * Disposes what the block kept.
+   */
+  private blockGrad(block: ReadyBlock, kept: Kept, d: RowsView, isInputWanted: boolean): Sums {
     const {backend} = this;
+    const {x, rest} = kept;
     const sums: Sums = {};
-    const lows: Lows = {};
-    const attention = rest ?? this.attendAgain(block, x, lows, attended);
-    const h = rest?.h ?? unpackRows(backend, x);
-    Object.assign(lows, this.lows(block, ['o_proj'], attention.attended));
-    if (!('halves' in h)) {
-      const attended = {halves: attention.attended};
-      runProjection(backend, attended, lows.o_proj, block.o_proj, {y: h, kind: 'added'});
+    const known = rest ?? kept.attended;
+    let made = known ? undefined : this.makeHeads(block, x, false);
+    const {attended, logSums} =
+      known ?? attendRows(backend, this.attention, (made as MadeHeads).heads, false);
+    const lows = this.parts.map((part) => this.hiddenGrad(block, part, {x, attended, rest}, d, sums));
+    if (rest) {
+      const {query, key, value, gate, up, h} = rest;
+      made = {heads: {query, key, value}, lows: []};
+      this.free(gate, up, h.halves, h.scales);
     }
-    this.forEachChunk((begin, count) => {
-      const gates = rest && viewsOf(rest, begin, count);
-      this.feedForwardGrad(block, viewOf(h, begin, count), gates, rowsView(d, begin, count), sums);
-    });
-    if (!('halves' in h)) this.free(h);
-    if (rest || attended)
-      for (const {dataId} of [attention.attended, attention.logSums]) backend.incRef(dataId);
-    this.attendGrad(block, {x, lows, attention, isKept: rest !== undefined}, d, isInputWanted, sums);
+    made ??= this.makeHeads(block, x, false);
+    this.attendGrad(block, {x, made, attention: {attended, logSums}, lows}, d, isInputWanted, sums);
+    this.free(x.halves, x.scales);
     return sums;
   }
 
-  /** Computes attention again, all but the norm, which is faster to compute once more than to keep. */
-  private attendAgain(block: ReadyBlock, x: PackedTensors, lows: Lows, known?: Attended): KeptAttention {
-    const {normed, lows: own, ...attention} = this.attend(block, x, undefined, known);
-    this.free(normed);
-    Object.assign(lows, own);
-    return attention;
+  /** Turns a part of `d` into the gradient of h, which it computes from x unless it is known; returns o_proj's low. */
+  private hiddenGrad(
+    block: ReadyBlock,
+    {begin, count}: Part,
+    {x, attended, rest}: Pick<Kept, 'x' | 'rest'> & Pick<Attended, 'attended'>,
+    d: RowsView,
+    sums: Sums,
+  ): tf.TensorInfo | undefined {
+    const {backend} = this;
+    const halves = rowsView(attended, begin, count);
+    const {o_proj: low} = this.lows(block, ['o_proj'], halves);
+    const h = rest ? packedView(rest.h, begin, count) : unpackRows(backend, packedView(x, begin, count));
+    if (!('halves' in h)) runProjection(backend, {halves}, low, block.o_proj, {y: h, kind: 'added'});
+    for (const chunk of this.chunksOf({begin, count})) {
+      const gates = rest && viewsOf(rest, chunk.begin, chunk.count);
+      const dh = rowsView(d, chunk.begin, chunk.count);
+      this.feedForwardGrad(block, viewOf(h, chunk.begin - begin, chunk.count), gates, dh, sums);
+    }
+    if (!('halves' in h)) this.free(h);
+    return low;
   }
 
   /** Turns some rows of `d` into the gradient of h. */
@@ -372,48 +429,47 @@ export class StackPass {
     this.free(dNormed);
   }
 
-  /** Turns `d`, the gradient of h, into that of the block's input, if wanted. Frees all but what is kept. */
+  /** Turns `d`, the gradient of h, into that of the block's input, if wanted. Disposes what it is given, except x. */
   private attendGrad(
     block: ReadyBlock,
-    given: {
-      x: PackedTensors;
-      lows: Lows;
-      attention: KeptAttention;
-      isKept: boolean;
-    },
+    given: {x: PackedTensors; made: MadeHeads; attention: Attended; lows: (tf.TensorInfo | undefined)[]},
     d: RowsView,
     isInputWanted: boolean,
     sums: Sums,
   ): void {
     const {backend} = this;
-    const {x, lows} = given;
-    const {attended, logSums, query, key, value} = given.attention;
-    const slope = packRows(backend, d, TOP_OF_GRADIENTS);
-    const dAttended = this.halves(this.rows, block.o_proj.attributes.cols);
-    const ofO = {x: {halves: attended}, dy: slope, low: lows.o_proj};
-    const lowSlope = this.adapterGrad(block, 'o_proj', ofO, sums);
-    runInputGrad(backend, slope, lowSlope, block.o_proj, {y: dAttended, kind: 'halves'});
-    this.free(slope.halves);
-    const dy = {halves: dAttended, scales: slope.scales};
-    const gradients = attendRowsGrad(backend, this.attention, {query, key, value}, {attended, logSums, dy});
-    this.free(dAttended, slope.scales);
-    this.free(attended, logSums);
-    if (!given.isKept) this.free(query, key, value);
-    const normed = this.halves(this.rows, this.size);
-    normalizeRows(backend, x, this.norm(block.inputNorm), normed);
-    if (given.isKept) Object.assign(lows, this.lows(block, QUERY_KEY_VALUE, normed));
-    const dNormed = isInputWanted ? this.floats(this.rows) : undefined;
-    for (const [i, name] of QUERY_KEY_VALUE.entries()) {
-      const dy = [gradients.query, gradients.key, gradients.value][i];
-      const low = this.adapterGrad(block, name, {x: {halves: normed}, dy, low: lows[name]}, sums);
-      const result = dNormed && ({y: dNormed, kind: i === 0 ? 'float32' : 'added'} as const);
-      runInputGrad(backend, dy, low, block[name], result);
-      this.free(dy.halves, dy.scales);
+    const {x, made, attention, lows} = given;
+    const {cols} = block.o_proj.attributes;
+    const dy = {halves: this.halves(this.rows, cols), scales: backend.makeTensorInfo([this.rows], 'float32')};
+    for (const [i, {begin, count}] of this.parts.entries()) {
+      const scales = rowsView(dy.scales, begin, count);
+      const slope = packRows(backend, rowsView(d, begin, count), TOP_OF_GRADIENTS, scales);
+      const halves = rowsView(attention.attended, begin, count);
+      const lowSlope = this.adapterGrad(block, 'o_proj', {x: {halves}, dy: slope, low: lows[i]}, sums);
+      const y = rowsView(dy.halves, begin, count);
+      runInputGrad(backend, slope, lowSlope, block.o_proj, {y, kind: 'halves'});
+      this.free(slope.halves);
     }
-    this.free(normed);
-    if (!dNormed) return;
-    addNormalizationGrad(backend, x, this.norm(block.inputNorm), dNormed, d);
-    this.free(dNormed);
+    const gradients = attendRowsGrad(backend, this.attention, made.heads, {...attention, dy});
+    for (const [i, {begin, count}] of this.parts.entries()) {
+      const normed = this.halves(count, this.size);
+      const input = packedView(x, begin, count);
+      normalizeRows(backend, input, this.norm(block.inputNorm), normed);
+      const lows = made.lows[i] ?? this.lows(block, QUERY_KEY_VALUE, normed);
+      const dNormed = isInputWanted ? this.floats(count) : undefined;
+      for (const [j, name] of QUERY_KEY_VALUE.entries()) {
+        const whole = [gradients.query, gradients.key, gradients.value][j];
+        const dy = packedView(whole, begin, count);
+        const low = this.adapterGrad(block, name, {x: {halves: normed}, dy, low: lows[name]}, sums);
+        const result = dNormed && ({y: dNormed, kind: j === 0 ? 'float32' : 'added'} as const);
+        runInputGrad(backend, dy, low, block[name], result);
+      }
+      this.free(normed);
+      if (!dNormed) continue;
+      addNormalizationGrad(backend, input, this.norm(block.inputNorm), dNormed, rowsView(d, begin, count));
+      this.free(dNormed);
+    }
+    this.free(...Object.values(gradients).flatMap(({halves, scales}) => [halves, scales]));
   }
 
   /** Adds the gradients of a layer's low-rank path to `sums`; returns the narrow side of its input's gradient. */
@@ -428,9 +484,9 @@ export class StackPass {
     return lowSlope;
   }
 
-  private forEachChunk(body: (begin: number, count: number) => void): void {
-    const step = chunkRows(this.attributes.intermediateSize);
-    for (let begin = 0; begin < this.rows; begin += step) body(begin, Math.min(step, this.rows - begin));
+  /** Returns the chunks that feed-forward takes of a part. */
+  private chunksOf(part: Part): Part[] {
+    return split(part, chunkRows(this.attributes.intermediateSize));
   }
 
   private norm(weight: tf.TensorInfo) {
@@ -461,6 +517,12 @@ export class StackPass {
   }
 }
 
+/** Returns how many rows of hidden states of this size are computed at a time. */
+export function partRows(size: number): number {
+  const fitting = PART.bytes / (4 * size);
+  return Math.max(PART.rows, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
+}
+
 /** Returns how many rows feed-forward takes at a time. */
 export function chunkRows(intermediateSize: number): number {
   const fitting = CHUNK_BYTES / (4 * intermediateSize);
@@ -468,20 +530,25 @@ export function chunkRows(intermediateSize: number): number {
 }
 
 /**
- * The most bytes that the results of attention may take to be kept with checkpointing: those of all blocks, or, from
- * `longLength` positions on, where computing them again takes long, of as many blocks as fit `longBytes`.
+ * The most that the results of attention may take to be kept with checkpointing: these bytes for those of all blocks, or
+ * this share of what the blocks' inputs take. Below `length` positions the share falls with the square of the length, as
+ * does the time to compute them again.
  */
-export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, longLength: 8192, longBytes: 680 * 2 ** 20};
+export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.85, length: 8192};
 
-/** Returns how many blocks with checkpointing keep the results of attention, instead of computing them again. */
+/**
+ * Returns how many blocks with checkpointing keep the results of attention, instead of computing them again. The last
+ * one always does: it needs them right away, when most memory is in use.
+ */
 export function blocksKeepingAttention(
   blocks: number,
+  size: number,
   {batch, length, heads, headDim}: Pick<AttentionSettings, 'batch' | 'length' | 'heads' | 'headDim'>,
 ): number {
-  const {bytes, longLength, longBytes} = KEPT_ATTENTION;
-  const ofBlock = batch * length * heads * (2 * headDim + 4);
-  if (blocks * ofBlock <= bytes) return blocks;
-  return length < longLength ? 0 : Math.min(blocks, Math.floor(longBytes / ofBlock));
+  const ofToken = heads * (2 * headDim + 4);
+  if (batch * length * blocks * ofToken <= KEPT_ATTENTION.bytes) return blocks;
+  const share = KEPT_ATTENTION.share * Math.min(1, length / KEPT_ATTENTION.length) ** 2;
+  return Math.min(blocks, Math.max(1, Math.floor((share * blocks * 2 * size) / ofToken)));
 }
 
 /** Names of what a block keeps besides its input, in the order of the outputs. */
@@ -509,10 +576,19 @@ const viewsOf = ({gate, up}: Gates, begin: number, count: number): GateViews => 
   up: rowsView(up, begin, count),
 });
 
-const viewOf = (rows: PackedTensors | tf.TensorInfo, begin: number, count: number): Rows =>
-  'halves' in rows
-    ? {halves: rowsView(rows.halves, begin, count), scales: rowsView(rows.scales, begin, count)}
-    : rowsView(rows, begin, count);
+/** Returns some of packed rows. */
+const packedView = <R extends PackedRows>({halves, scales}: R, begin: number, count: number): R =>
+  ({halves: rowsView(halves, begin, count), scales: scales && rowsView(scales, begin, count)}) as R;
+
+const viewOf = (rows: Rows, begin: number, count: number): Rows =>
+  'halves' in rows ? packedView(rows, begin, count) : rowsView(rows, begin, count);
+
+/** Splits a part into smaller ones of `step` rows. */
+const split = ({begin, count}: Part, step: number): Part[] =>
+  Array.from({length: Math.ceil(count / step)}, (_, i) => ({
+    begin: begin + i * step,
+    count: Math.min(step, count - i * step),
+  }));
 
 /** Returns the blocks with their tensors. */
 function blocksOf({attributes, tensors}: PreparedStack): Block[] {

@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {hostMemoryOf} from '../../../../layers/kernels/webgpu/device/hostMemory.ts';
+import {ROWS_STEP} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
-import {KEPT_ATTENTION} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
+import {KEPT_ATTENTION, PART} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
 import {type DecoderStackOptions, decoderStack, decoderStackOp} from '../../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../../layers/ops/dispatch.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
@@ -137,12 +138,17 @@ describeWebGPU('decoderStack in float16', () => {
     await choose('float16');
     expect(hasKernel(decoderStackOp)).toBe(true);
     await expectSame(run(false)(), value, TOLERANCE);
+    const spent = x.add(0) as tf.Tensor3D;
+    const overwritten = decoderStack(spent, blocks, {...options, isInputSpent: true});
+    expect(overwritten.dataId).toBe(spent.dataId);
+    spent.dispose();
+    await expectSame(overwritten, run(false)(), 0);
     const usual = {...KEPT_ATTENTION};
-    const ofOneBlock = batch * length * HEADS * (2 * DIM + 4);
+    const usualPart = {...PART};
+    Object.assign(PART, {rows: ROWS_STEP, bytes: 0}); // the first part ends within the second sequence
     for (const [checkpointing, kept] of [
       [true, {}],
-      [true, {bytes: 0}],
-      [true, {bytes: 0, longLength: length, longBytes: ofOneBlock}],
+      [true, {bytes: 0}], // only the last block keeps the results of attention
       [false, {}],
     ] as const) {
       Object.assign(KEPT_ATTENTION, usual, kept);
@@ -152,6 +158,7 @@ describeWebGPU('decoderStack in float16', () => {
       expectNoLeak(() => gradientsOf(checkpointing));
     }
     Object.assign(KEPT_ATTENTION, usual);
+    Object.assign(PART, usualPart);
     await offloads(
       (checkpointing) => decoderStack(x, blocks, {...options, checkpointing, isInputTrained: false}),
       inputs.slice(1),
