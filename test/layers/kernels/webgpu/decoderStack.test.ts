@@ -5,6 +5,7 @@ import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgp
 import {KEPT_ATTENTION, PART} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
 import {type DecoderStackOptions, decoderStack, decoderStackOp} from '../../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../../layers/ops/dispatch.ts';
+import {freeSpent} from '../../../../layers/ops/freeSpent.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {settleGradients} from '../../../../layers/ops/settleGradients.ts';
 import {PROJECTIONS, type StackBlock, type StackProjection} from '../../../../layers/ops/stackBlock.ts';
@@ -143,6 +144,7 @@ describeWebGPU('decoderStack in float16', () => {
     expect(overwritten.dataId).toBe(spent.dataId);
     spent.dispose();
     await expectSame(overwritten, run(false)(), 0);
+    const one = tf.scalar(1);
     const usual = {...KEPT_ATTENTION};
     const usualPart = {...PART};
     Object.assign(PART, {rows: ROWS_STEP, bytes: 0}); // the first part ends within the second sequence
@@ -153,6 +155,12 @@ describeWebGPU('decoderStack in float16', () => {
     ] as const) {
       Object.assign(KEPT_ATTENTION, usual, kept);
       const gradients = gradientsOf(checkpointing);
+      const freed = tf.grads(() => {
+        const y = tf.mul(run(checkpointing)(), one);
+        freeSpent(dy);
+        return y;
+      })(inputs, dy);
+      for (const [i, gradient] of freed.entries()) await expectSame(gradient, gradients[i].clone(), 0);
       for (const [i, gradient] of gradients.entries())
         await expectSame(gradient, expected[i].clone(), TOLERANCE);
       expectNoLeak(() => gradientsOf(checkpointing));
@@ -167,6 +175,6 @@ describeWebGPU('decoderStack in float16', () => {
     expect(() => tf.grads(run('offload'))(inputs, dy)).toThrow(
       "gradientCheckpointing on webgpu: expected true or false where embeddings train, got 'offload'",
     );
-    tf.dispose([expected, dy, inputs]);
+    tf.dispose([expected, dy, inputs, one]);
   });
 });
