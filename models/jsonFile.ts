@@ -21,13 +21,29 @@ export async function readJsonOf(folder: Folder, name: string): Promise<Record<s
   if (json) return json;
   throw new TfjsLoraError(
     'FILE_NOT_FOUND',
-    `${folder.pathOf(name)}: expected a readable file, got none of that name.${await didYouMean(folder)}`,
+    `${folder.pathOf(name)}: expected a readable file, got none of that name.${await didYouMean(folder, name)}`,
   );
 }
 
-/** Returns advice for a folder that does not exist. */
-async function didYouMean(folder: Folder): Promise<string> {
-  return folder instanceof DiskFolder && !(await folder.exists()) ? didYouMeanPath(folder.path) : '';
+/** For the configuration that is missing from a folder of the other kind, the file that is there and advice. */
+const OTHER_KIND: Readonly<Record<string, {has: string; advice: string}>> = {
+  'config.json': {
+    has: 'adapter_config.json',
+    advice:
+      ' This is the folder of an adapter: open its base model, and add the adapter with loadAdapter(folder), or ' +
+      'adapter_name_or_path in a recipe or command.',
+  },
+  'adapter_config.json': {
+    has: 'config.json',
+    advice: ' This is the folder of a model, which fromPretrained opens.',
+  },
+};
+
+/** Returns advice for a folder that does not exist, or is of the other kind. */
+async function didYouMean(folder: Folder, name: string): Promise<string> {
+  if (folder instanceof DiskFolder && !(await folder.exists())) return didYouMeanPath(folder.path);
+  const other = Object.hasOwn(OTHER_KIND, name) ? OTHER_KIND[name] : undefined;
+  return other && (await folder.has(other.has)) ? other.advice : '';
 }
 
 /** Does what {@link readJsonOf} does, but returns undefined when there is no such file. */

@@ -268,14 +268,16 @@ export class Tokenizer {
     if (!Array.isArray(messages) || messages.length === 0) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `chat template messages: expected at least one {role, content}, got ${show(messages)}`,
+        `chat template messages: expected at least one {role, content}, got ${show(messages)}. Pass a list such as ` +
+          "[{role: 'user', content: 'Hello'}].",
       );
     }
-    const wrong = messages.findIndex((message) => typeof message !== 'object' || message === null);
+    const wrong = messages.findIndex((message) => typeof Object(message).role !== 'string');
     if (wrong >= 0) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `chat template messages[${wrong}]: expected {role, content}, got ${show(messages[wrong])}`,
+        `chat template messages[${wrong}]: expected {role, content}, got ${show(messages[wrong])}. The role is 'system', ` +
+          "'user', 'assistant' or 'tool'.",
       );
     }
     assertKnownOptions('chat template', options, CHAT_TEMPLATE_OPTIONS);

@@ -132,6 +132,8 @@ export class AdapterSet {
    * @param loadedFrom contents of a loaded adapter's files
    */
   add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
+    const {layerClass = LoRADense} = Object(options) as LoRAOptions;
+    assertKnownOptions('applyLoRA', options, loraOptions(layerClass.adapterClass.fields));
     const undo = replicateLayers(this.model, options, this.names);
     const layerReplication = this.model.replication && {layerReplication: [...this.model.replication]};
     try {
@@ -143,8 +145,7 @@ export class AdapterSet {
   }
 
   private addTo(given: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
-    const {adapterName = DEFAULT_ADAPTER, layerClass = LoRADense, bias} = given;
-    assertKnownOptions('applyLoRA', given, loraOptions(layerClass.adapterClass.fields));
+    const {adapterName = DEFAULT_ADAPTER, bias} = given;
     this.assertNewAdapter(adapterName);
     this.assertBiases(adapterName, bias);
     const plan = adapterPlan(this.model, given, loadedFrom !== undefined);

@@ -186,6 +186,15 @@ function fullMatch(pattern: string | RegExp, what: string): (name: string) => bo
   return (name) => whole.test(name);
 }
 
+/** Writes the list that was probably meant by a text: its own names if it lists names, or else the nearest one. */
+function namesFor(target: string, lastNames: string[]): string {
+  const listed = target.split(',').map((name) => name.trim());
+  const known = listed.every((name) => lastNames.includes(name))
+    ? listed
+    : nearestNames(target, lastNames, 1);
+  return JSON.stringify(known).replaceAll(',', ', ');
+}
+
 function unknownTarget(
   target: string | RegExp,
   linear: string[],
@@ -198,8 +207,10 @@ function unknownTarget(
   );
   const advice = isName
     ? `Nearest: ${nearest}.`
-    : `A string is a regular expression for the whole name (${linear[0]}); ` +
-      `pass a list for names: ["${nearest.split(',')[0]}"].`;
+    : target === 'all'
+      ? "For every linear layer, pass 'all-linear'."
+      : `A string is a regular expression for the whole name (${linear[0]}); ` +
+        `pass a list for names: ${namesFor(String(target), lastNames)}.`;
   return new TfjsLoraError(
     'UNKNOWN_TARGET',
     `LoRA ${option} ${target}: expected a linear layer of the model, got no match. ${advice}`,

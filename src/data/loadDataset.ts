@@ -306,7 +306,7 @@ async function describeDatasets(
   const remote = /^REMOTE:(.+)$/.exec(datasetDir)?.[1];
   const folder = remote === undefined ? datasetDir : await remoteInfo(remote, hub);
   const path = join(folder, INFO_FILE);
-  const sources = findSources(dataset, await readDatasetInfo(path), path);
+  const sources = findSources(dataset, await readDatasetInfo(path, dataset), path);
   return {
     sources: remote === undefined ? sources : sources.map((each) => insideRepository(each, remote)),
     folder,

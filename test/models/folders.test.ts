@@ -55,6 +55,18 @@ describeEachBackend('models and adapters without a disk', () => {
     },
   );
 
+  test('names the other kind of folder', async () => {
+    const model = tinyLlama();
+    const [whole, adapter] = [new Map<string, Blob>(), new Map<string, Blob>()];
+    await model.save(whole);
+    const refused = await errorOf(() => model.loadAdapter(whole));
+    expect(refused.message).toContain('This is the folder of a model, which fromPretrained opens.');
+    model.applyLoRA({rank: 2});
+    await model.saveAdapter(adapter);
+    expect((await errorOf(() => load(adapter))).message).toContain('This is the folder of an adapter:');
+    model.dispose();
+  });
+
   test('saves and loads an adapter in memory, bit for bit as on disk', () =>
     inFolder(async (folder) => {
       const model = tinyLlama();

@@ -208,6 +208,12 @@ describe('Tokenizer', () => {
         expect.objectContaining({code: 'UNSUPPORTED', message: expect.stringContaining('byteFallback')}),
       );
       expect(() => byteLevel.applyChatTemplate([])).toThrow('expected at least one {role, content}, got []');
+      expect(() => byteLevel.applyChatTemplate('Hi' as never)).toThrow(
+        "got \"Hi\". Pass a list such as [{role: 'user', content: 'Hello'}].",
+      );
+      expect(() => byteLevel.applyChatTemplate([{prompt: 'Hi'} as never])).toThrow(
+        'chat template messages[0]: expected {role, content}, got {"prompt":"Hi"}.',
+      );
       expect(() => byteLevel.applyChatTemplate([{role: 'judge', content: ''}])).toThrow(
         expect.objectContaining({
           code: 'INVALID_ARGUMENT',

@@ -405,3 +405,8 @@ test.each([
     message: expect.stringContaining(message),
   });
 });
+
+test('applyLoRA refuses a value that is no object of options', () => {
+  for (const wrong of [8, 'q_proj', [8]])
+    expect(() => model.applyLoRA(wrong as never)).toThrow('applyLoRA options: expected an object');
+});

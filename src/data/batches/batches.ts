@@ -14,6 +14,7 @@ import {
   isPair,
   isVerdict,
 } from './collate.ts';
+import {fileAdvice} from './fileAdvice.ts';
 
 /**
  * Data to read: by default examples, which are padded into batches, or complete batches. For more than one epoch, pass
@@ -105,7 +106,7 @@ export function assertReadable(data: TrainingData<unknown>, what: string): void 
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
     `${what}: expected a list of examples, batches or records, an iterable, a function that returns one, or a ` +
-      `tf.data.Dataset, got ${show(data)}.${data ? ' Put a single one into a list.' : ''}`,
+      `tf.data.Dataset, got ${show(data)}.${fileAdvice(data) || (data ? ' Put a single one into a list.' : '')}`,
   );
 }
 

@@ -100,7 +100,9 @@ export function findSources(names: readonly string[], info: DatasetInfo, where: 
       throw new TfjsLoraError(
         'INVALID_CONFIG',
         `${where}: expected an entry '${name}', got ${Object.keys(info).length} others. ` +
-          `Nearest: ${nearestNames(name, Object.keys(info)).join(', ') || 'none'}.`,
+          (DATA_FILE.test(name)
+            ? `Name an entry instead of a file, such as ${entryFor(name)}.`
+            : `Nearest: ${nearestNames(name, Object.keys(info)).join(', ') || 'none'}.`),
       );
     }
     return completeSource(name, entry, `${where} ${name}`);
@@ -124,16 +126,28 @@ export function insideRepository(source: DatasetSource, id: string): DatasetSour
   );
 }
 
-/** Reads `dataset_info.json`. */
-export async function readDatasetInfo(path: string): Promise<DatasetInfo> {
+const DATA_FILE = /\.(jsonl?|csv|tsv|parquet|txt)(\.gz)?$/i;
+
+/** Writes the entry for a file. */
+const entryFor = (file: string): string =>
+  `{"${file.replace(/^.*[\\/]|\.[^\\/]*$/g, '')}": {"file_name": "${file}"}}`;
+
+/**
+ * Reads `dataset_info.json`.
+ *
+ * @param names the data sets that are wanted, for messages
+ */
+export async function readDatasetInfo(path: string, names: readonly string[] = []): Promise<DatasetInfo> {
   let bytes: Uint8Array;
   try {
     bytes = await readFile(path);
   } catch (cause) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
-      `${resolve(path)}: expected the file that describes the data sets, got ${(cause as Error).message}. ` +
-        'Write one ({"name": {"file_name": "file.json"}}), or name another data folder.' +
+      `${resolve(path)}: expected the file that describes the data sets, got ` +
+        `${(cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'none' : (cause as Error).message}. Write one ` +
+        `(${entryFor(names.find((name) => DATA_FILE.test(name)) ?? 'name.json')}), name another data folder, or pass its ` +
+        'contents as datasetDir.' +
         didYouMeanPath(path),
       {cause},
     );

@@ -3,6 +3,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {emptyData} from '../batches/batches.ts';
 import {type AnyExample, assertExample, type Example, isVerdict, rowsOf} from '../batches/collate.ts';
+import {fileAdvice} from '../batches/fileAdvice.ts';
 import type {PromptExample} from '../preprocessing/promptExample.ts';
 import {learnedTokens} from './learnedTokens.ts';
 import {promptOfExample} from './promptOfExample.ts';
@@ -41,7 +42,7 @@ export class RecordDataset<T extends AnyExample = Example> {
     if (!isReadable) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `${call} records: expected a list or an iterator of records, got ${typeof records}`,
+        `${call} records: expected a list or an iterator of records, got ${typeof records}.${fileAdvice(records)}`,
       );
     }
     const items: (TrainingRecord | Example)[] = [];

@@ -17,6 +17,7 @@ import {register as serve} from './commands/serve.ts';
 import {register as setup} from './commands/setup.ts';
 import {register as train} from './commands/train.ts';
 import {ExitStatus} from './exitStatus.ts';
+import {withForeignAdvice} from './foreignAdvice.ts';
 import {importExtension} from './importExtension.ts';
 import {withExamples} from './withExamples.ts';
 
@@ -68,7 +69,7 @@ export function createProgram({hasVersionOption = true} = {}): Command {
     })
     // The commands below inherit the rest.
     .configureHelp({showGlobalOptions: true, styleTitle: bold})
-    .configureOutput({outputError: (text, write) => write(red(text))})
+    .configureOutput({outputError: (text, write) => write(red(withForeignAdvice(text)))})
     .showHelpAfterError('Add --help for the usage.')
     .exitOverride();
   if (hasVersionOption) program.version(packageJson.version);

@@ -3,7 +3,14 @@ import {type ErrorCode, nearestNames} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import {describeType} from './describeType.ts';
 import {Faults} from './faults.ts';
-import {FORMER_NAMES, IGNORED_KEYS, isOff, REFUSED_KEYS, type RefusedKey} from './foreignKeys.ts';
+import {
+  FORMER_NAMES,
+  IGNORED_KEYS,
+  isOff,
+  PEERS_NAMES,
+  REFUSED_KEYS,
+  type RefusedKey,
+} from './foreignKeys.ts';
 import {type RecipeKeys, recipeSchema} from './recipeKeys.ts';
 import {brokenRules, type Purpose} from './recipeRules.ts';
 import type {RecipeSource} from './recipeSource.ts';
@@ -99,11 +106,18 @@ function complaint(issue: z.core.$ZodIssue, key: string, value: unknown): string
   if (issue.code === 'unrecognized_keys') return `expected other keys, got ${issue.keys.join(', ')}`;
   const expected =
     issue.code === 'custom' ? issue.message : describeType(recipeSchema.shape[key as keyof RecipeKeys]);
-  return `expected ${expected}, got ${show(value)}`;
+  const advice =
+    key === 'finetuning_type' && value === 'qlora'
+      ? '. Set finetuning_type=lora and quantization_bit=4.'
+      : '';
+  return `expected ${expected}, got ${show(value)}${advice}`;
 }
 
 function nearestKey(key: string): string {
-  return nearestNames(key, [...Object.keys(recipeSchema.shape), ...IGNORED_KEYS.keys()], 1)[0];
+  return (
+    PEERS_NAMES.get(key) ??
+    nearestNames(key, [...Object.keys(recipeSchema.shape), ...IGNORED_KEYS.keys()], 1)[0]
+  );
 }
 
 function orAbsent(off: readonly unknown[]): string {

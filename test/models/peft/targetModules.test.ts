@@ -39,6 +39,13 @@ test('matches a string or RegExp with the whole name', () => {
   );
 });
 
+test.each([
+  ['all', "For every linear layer, pass 'all-linear'."],
+  ['q_proj,v_proj', 'pass a list for names: ["q_proj", "v_proj"].'],
+])('says how to write the target %s of other libraries', (target, advice) => {
+  expect(refusal(() => matchTargets(target, candidates)).message).toContain(advice);
+});
+
 test('lists the names nearest to an unknown target', () => {
   const error = refusal(() => matchTargets(['q_porj'], candidates));
   expect(error.code).toBe('UNKNOWN_TARGET');

@@ -572,6 +572,17 @@ describe('mistakes', () => {
     await expect(load('x')).rejects.toMatchObject({code, message: expect.stringContaining(message)});
   });
 
+  test('a file instead of a name, or no tokenizer', async () => {
+    await expect(load('sets/x.csv')).rejects.toThrow('Write one ({"x": {"file_name": "sets/x.csv"}})');
+    write({y: {file_name: 'x.json'}}, alpaca);
+    await expect(load('sets/x.csv')).rejects.toThrow(
+      'got 1 others. Name an entry instead of a file, such as {"x": {"file_name": "sets/x.csv"}}.',
+    );
+    await expect(load('y', {tokenizer: undefined as never})).rejects.toThrow(
+      "dataset tokenizer: expected a Tokenizer, got undefined. Pass the model's: model.tokenizer.",
+    );
+  });
+
   test('no dataset_info.json', async () => {
     await expect(load('x')).rejects.toMatchObject({
       code: 'FILE_NOT_FOUND',

@@ -152,6 +152,7 @@ describe('predictDataset', () => {
     ['nothing', [], 'predictDataset: expected at least one prompt, got none'],
     ['a stream of nothing', new Set(), 'predictDataset: expected at least one prompt, got none'],
     ['a record alone', asking[0], 'Put a single one into a list'],
+    ['a file', 'qa.csv', 'Read a file with loadDataset('],
     ['a batch', [{inputIds: [[1, 2]], labels: [[-100, 2]]}], 'predictDataset item 0: expected a record'],
     [
       'ids without a prompt',

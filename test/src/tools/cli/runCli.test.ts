@@ -101,6 +101,18 @@ describe('the command line', () => {
   });
 });
 
+test.each([
+  [['merge'], 'Use export.'],
+  [
+    ['train', 'recipe.yaml', '--lora-rank', '4'],
+    'Write it after the recipe, without dashes: lora_rank=<value>.',
+  ],
+])('a name of other libraries names ours: %s', async (args, advice) => {
+  const {status, err} = await runCommandLine(...args);
+  expect(status).toBe(2);
+  expect(err.split('\n')[1]).toBe(advice);
+});
+
 describe('--import', () => {
   test.each(['./no-extension.js', 'no-such-extension'])(
     'names a module that is missing: %s',

@@ -7,7 +7,13 @@ import {LoRADense} from '../../../../layers/loraDense.ts';
 import {LORA_FIELDS} from '../../../../layers/loraFields.ts';
 import {registerAdapter} from '../../../../models/peft/adapterRegistry.ts';
 import {getQuantizer, registerQuantizer} from '../../../../quant/quantizerRegistry.ts';
-import {FORMER_NAMES, IGNORED_KEYS, REFUSED_KEYS} from '../../../../src/tools/recipes/foreignKeys.ts';
+import {
+  FORMER_NAMES,
+  IGNORED_KEYS,
+  PEERS_NAMES,
+  REFUSED_KEYS,
+} from '../../../../src/tools/recipes/foreignKeys.ts';
+import {isRecipeKey} from '../../../../src/tools/recipes/parseRecipe.ts';
 import {loadRecipe, type Recipe, resolveRecipe} from '../../../../src/tools/recipes/recipe.ts';
 import {recipeSchema} from '../../../../src/tools/recipes/recipeKeys.ts';
 import {parseRecipeText} from '../../../../src/tools/recipes/recipeSource.ts';
@@ -301,6 +307,16 @@ describe('faults', () => {
         'recipe.yaml:2:1 lora_rnk: expected a key of a recipe, got an unknown one. Did you mean lora_rank?',
     });
     expect(fault(`${MODEL}lora_rnk:`).message).toContain('Did you mean lora_rank?'); // also without a value
+  });
+
+  test("a name of PEFT's, TRL's or Keras's names ours", () => {
+    expect(fault(`${MODEL}epochs: 3`).message).toContain('Did you mean num_train_epochs?');
+    expect(fault(`${MODEL}finetuning_type: qlora`).message).toContain(
+      'Set finetuning_type=lora and quantization_bit=4.',
+    );
+    for (const [theirs, ours] of PEERS_NAMES) {
+      expect([theirs, isRecipeKey(theirs), ours, isRecipeKey(ours)]).toEqual([theirs, false, ours, true]);
+    }
   });
 
   test('all are reported, in the order of the file', () => {

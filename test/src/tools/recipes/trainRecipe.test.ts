@@ -118,6 +118,14 @@ describe('a plan', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
+  test('says what fits into the memory of wasm, if not the whole run', async () => {
+    const plan = await planRecipe(
+      await read(`output_dir=${output('planned')}`, 'per_device_train_batch_size=1000000'),
+      {backend: 'wasm'},
+    );
+    expect(formatPlan(plan)).toMatch(/longest rows +.* in 4.0 GiB \(all that wasm can have/);
+  });
+
   test('is what --dry-run prints', async () => {
     const {status, out} = await runCommandLine(
       ...[
