@@ -31,7 +31,7 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const ofBlock = checkpointing
     ? halves(hidden) + (keeping / blocks) * attended
     : halves(2 * hidden + 2 * intermediate) + attention;
-  const part = Math.min(rows, partRows(hidden));
+  const part = Math.min(rows, partRows(hidden, intermediate));
   const chunk = Math.min(part, chunkRows(intermediate));
   const weight = isQuantized ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);

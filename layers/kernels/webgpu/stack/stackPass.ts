@@ -123,7 +123,7 @@ export class StackPass {
     this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments};
     this.rows = batch * length;
     this.size = size;
-    this.parts = split({begin: 0, count: this.rows}, partRows(size));
+    this.parts = split({begin: 0, count: this.rows}, partRows(size, stack.attributes.intermediateSize));
   }
 
   /** Returns the value and, if `isRecorded`, what the blocks keep, or a tensor that stands for it in host memory. */
@@ -517,10 +517,11 @@ export class StackPass {
   }
 }
 
-/** Returns how many rows of hidden states of this size are computed at a time. */
-export function partRows(size: number): number {
-  const fitting = PART.bytes / (4 * size);
-  return Math.max(PART.rows, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
+/** Returns how many rows of hidden states of this size are computed at a time: whole chunks of feed-forward, if they fit. */
+export function partRows(size: number, intermediateSize: number): number {
+  const chunk = chunkRows(intermediateSize);
+  const most = Math.max(PART.rows, Math.floor(PART.bytes / (4 * size * CHUNK_STEP)) * CHUNK_STEP);
+  return most < chunk ? most : Math.floor(most / chunk) * chunk;
 }
 
 /** Returns how many rows feed-forward takes at a time. */
@@ -534,7 +535,7 @@ export function chunkRows(intermediateSize: number): number {
  * this share of what the blocks' inputs take. Below `length` positions the share falls with the square of the length, as
  * does the time to compute them again.
  */
-export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.85, length: 8192};
+export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.9, length: 8192};
 
 /**
  * Returns how many blocks with checkpointing keep the results of attention, instead of computing them again. The last
