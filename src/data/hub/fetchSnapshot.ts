@@ -161,7 +161,7 @@ async function cachedSnapshot(
     new TfjsLoraError(
       cause === undefined ? 'FILE_NOT_FOUND' : 'NETWORK',
       `${noun} ${id}: expected ${files} in ${place}, got ${got} (${reason}). ` +
-        `Download the ${noun} on a machine with a network (\`hf download ${id}${kind === 'dataset' ? ' --repo-type dataset' : ''}\`) ` +
+        `Download the ${noun} on a machine with a network (\`${kind === 'dataset' ? `hf download ${id} --repo-type dataset` : `npx tfjs-lora download ${id}`}\`) ` +
         `and copy ${storage} here; or put the files into a folder and pass its path.`,
       {cause},
     );

@@ -2,7 +2,9 @@ import {Command, CommanderError, Option} from 'commander';
 import packageJson from '../../../package.json';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import {setWarningHandler} from '../../../quant/warn.ts';
 import {BACKEND_NAMES} from '../../training/backends/useBackend.ts';
+import {printAboveProgress} from '../../training/callbacks/progressBar.ts';
 import {bold, red} from './colors.ts';
 import type {CommonOptions} from './commandOptions.ts';
 import {register as chat} from './commands/chat.ts';
@@ -33,11 +35,18 @@ const MACHINE_ERRORS = ['ENOENT', 'EACCES', 'EPERM', 'ENOSPC', 'EROFS', 'ENOTDIR
 export async function runCli(args: readonly string[]): Promise<number> {
   keepSecretsOf(process.env);
   const program = createProgram({hasVersionOption: !args.includes('setup')});
+  const warned = new Set<string>(); // a command opens its files several times
+  const before = setWarningHandler((message) => {
+    if (!warned.has(message)) printAboveProgress(process.stderr, message);
+    warned.add(message);
+  });
   try {
     await program.parseAsync(args, {from: 'user'});
     return 0;
   } catch (error) {
     return statusOf(error, program.opts<CommonOptions>().debug);
+  } finally {
+    setWarningHandler(before);
   }
 }
 

@@ -200,7 +200,8 @@ function assertSameOrder(
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `checkpoint ${folder.fullPath} ${name}: expected ${expected}, got ${got}. A run resumes with its own settings and data. ` +
-        'To start another run from its weights, use loadAdapter(folder, {trainable: true}).',
+        'To start another run from its weights, use loadAdapter(folder, {trainable: true}), or ' +
+        'adapter_name_or_path in a recipe.',
     );
   }
 }

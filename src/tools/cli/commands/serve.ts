@@ -1,4 +1,5 @@
 import {type Command, InvalidArgumentError, Option} from 'commander';
+import {TfjsLoraError} from '../../../../quant/errors.ts';
 import {useBackend} from '../../../training/backends/useBackend.ts';
 import {describeModel, modelInUse} from '../../recipes/modelInUse.ts';
 import {loadNamedAdapters, openForChat} from '../../recipes/openForChat.ts';
@@ -52,6 +53,8 @@ export function register(program: Command): void {
           allowAdapterChanges,
           encodeChat,
           onRequest: report,
+        }).catch((error) => {
+          throw error.code === 'EADDRINUSE' ? portInUse(port) : error;
         });
         console.log(`serving ${server.models.join(', ')} at ${server.url}`);
         await askedToEnd();
@@ -101,5 +104,12 @@ function report({method, path, status, error, promptTokens, completionTokens, se
   const fault = error === undefined ? '' : ` ${error}`;
   console.error(
     `${new Date().toISOString()} ${method} ${path} ${status}${tokens} ${seconds.toFixed(2)} s${fault}`,
+  );
+}
+
+function portInUse(port: number): TfjsLoraError {
+  return new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `serve --port ${port}: expected a free port, got one that another program uses. Choose another; 0 takes any free one.`,
   );
 }

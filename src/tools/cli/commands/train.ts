@@ -1,6 +1,4 @@
 import type {Command} from 'commander';
-import {setWarningHandler} from '../../../../quant/warn.ts';
-import {printAboveProgress} from '../../../training/callbacks/progressBar.ts';
 import {clusterPlace} from '../../../training/cluster/clusterPlace.ts';
 import {ranks} from '../../../training/cluster/ranks.ts';
 import {formatPlan} from '../../recipes/formatPlan.ts';
@@ -61,24 +59,15 @@ export function register(program: Command): void {
         memoryBudget: memoryBudget === undefined ? undefined : Math.round(memoryBudget * 1e9),
         commandWith: (...more: string[]) => commandWith(argsOf(command), ...more),
       };
-      const warned = new Set<string>(); // a run opens its files several times
-      const before = setWarningHandler((message) => {
-        if (!warned.has(message)) printAboveProgress(process.stderr, message);
-        warned.add(message);
-      });
-      try {
-        if (dryRun) {
-          const plan = await planRecipe(recipe, options);
-          if (ranks().isFirst) console.log(formatPlan(plan));
-          return;
-        }
-        await trainUntilStopped(recipe, options);
-        if (recipe.tasks.train && ranks().isFirst) {
-          const given = {backend, import: extensions, path, overrides};
-          console.log(await nextCommands(recipe, given));
-        }
-      } finally {
-        setWarningHandler(before);
+      if (dryRun) {
+        const plan = await planRecipe(recipe, options);
+        if (ranks().isFirst) console.log(formatPlan(plan));
+        return;
+      }
+      await trainUntilStopped(recipe, options);
+      if (recipe.tasks.train && ranks().isFirst) {
+        const given = {backend, import: extensions, path, overrides};
+        console.log(await nextCommands(recipe, given));
       }
     });
   withExamples(

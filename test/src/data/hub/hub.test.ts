@@ -245,7 +245,7 @@ describe('without a network', () => {
       message:
         'model org/tiny: expected config.json, model.safetensors (or its shards and model.safetensors.index.json), tokenizer.json, ' +
         `tokenizer_config.json in ${join(storage(), 'snapshots', '<commit>')}, got nothing there (offline). Download the model on a machine ` +
-        `with a network (\`hf download org/tiny\`) and copy ${storage()} here; or put the files into a folder and pass its path.`,
+        `with a network (\`npx tfjs-lora download org/tiny\`) and copy ${storage()} here; or put the files into a folder and pass its path.`,
     });
     const folder = await resolveModelFolder('org/tiny', options);
     rmSync(join(folder, 'model.safetensors'));

@@ -1,4 +1,6 @@
+import {once} from 'node:events';
 import {cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {type AddressInfo, createServer} from 'node:net';
 import {join} from 'node:path';
 import OpenAI from 'openai';
 import {billRecords} from '../../../../examples/quickstart/billGenerator.ts';
@@ -254,6 +256,24 @@ test('a mistake is reported before a model is read', () =>
       expect([args, status, err]).toEqual([args, 2, expect.stringContaining(message)]);
     }
   }));
+
+test('each warning is printed once, although a command opens its files several times', () =>
+  inFolder(async (folder) => {
+    const {recipe} = await makeRecipe(folder);
+    const {status, err} = await wasm('eval', recipe, 'template=chatml', 'max_samples=1', 'max_new_tokens=1');
+    expect(status).toBe(0);
+    expect(err.match(/will be tokenized as ordinary text/g)).toHaveLength(1);
+  }));
+
+test('serve names a port that is in use', async () => {
+  const other = createServer().listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  const {port} = other.address() as AddressInfo;
+  const {status, err} = await wasm('serve', MODEL, '--port', `${port}`);
+  other.close();
+  expect(status).toBe(2);
+  expect(err).toContain(`serve --port ${port}: expected a free port, got one that another program uses.`);
+});
 
 test('serve answers under the names of base and adapters until a signal ends it', () =>
   inFolder(async (folder) => {
