@@ -1,5 +1,6 @@
 import type {StackMemory, StackStep} from '../../../ops/stackMemory.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {MANY_ROWS} from '../weights/usingWeight.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
 import {blocksKeepingAttention, chunkRows, partRows} from './stackPass.ts';
 
@@ -31,9 +32,10 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const ofBlock = checkpointing
     ? halves(hidden) + (keeping / blocks) * attended
     : halves(2 * hidden + 2 * intermediate) + attention;
-  const part = Math.min(rows, partRows(hidden, intermediate));
-  const chunk = Math.min(part, chunkRows(intermediate));
-  const weight = isQuantized ? HALF * hidden * intermediate : 0;
+  const part = Math.min(rows, partRows(hidden, intermediate, checkpointing !== false));
+  const chunk = Math.min(part, chunkRows(intermediate, checkpointing !== false));
+  const isWritten = chunk >= (isQuantized ? MANY_ROWS.quantized : MANY_ROWS.half);
+  const weight = isWritten ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =
     gates + halves(2 * hidden, chunk) + Math.max(halves(intermediate, chunk), floats(hidden, chunk)) + weight;

@@ -116,14 +116,17 @@ export class StackPass {
     [batch, length, size]: number[],
     private readonly tables: {cos: tf.TensorInfo; sin: tf.TensorInfo; segments?: tf.TensorInfo},
   ) {
-    const {heads, keyValueHeads, headDim} = stack.attributes;
+    const {heads, keyValueHeads, headDim, intermediateSize, checkpointing} = stack.attributes;
     const {cos, sin, segments} = tables;
     this.attributes = stack.attributes;
     this.blocks = blocksOf(stack);
     this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments};
     this.rows = batch * length;
     this.size = size;
-    this.parts = split({begin: 0, count: this.rows}, partRows(size, stack.attributes.intermediateSize));
+    this.parts = split(
+      {begin: 0, count: this.rows},
+      partRows(size, intermediateSize, checkpointing !== false),
+    );
   }
 
   /** Returns the value and, if `isRecorded`, what the blocks keep, or a tensor that stands for it in host memory. */
@@ -486,7 +489,8 @@ export class StackPass {
 
   /** Returns the chunks that feed-forward takes of a part. */
   private chunksOf(part: Part): Part[] {
-    return split(part, chunkRows(this.attributes.intermediateSize));
+    const {intermediateSize, checkpointing} = this.attributes;
+    return split(part, chunkRows(intermediateSize, checkpointing !== false));
   }
 
   private norm(weight: tf.TensorInfo) {
@@ -518,15 +522,15 @@ export class StackPass {
 }
 
 /** Returns how many rows of hidden states of this size are computed at a time: whole chunks of feed-forward, if they fit. */
-export function partRows(size: number, intermediateSize: number): number {
-  const chunk = chunkRows(intermediateSize);
+export function partRows(size: number, intermediateSize: number, isCheckpointed: boolean): number {
+  const chunk = chunkRows(intermediateSize, isCheckpointed);
   const most = Math.max(PART.rows, Math.floor(PART.bytes / (4 * size * CHUNK_STEP)) * CHUNK_STEP);
   return most < chunk ? most : Math.floor(most / chunk) * chunk;
 }
 
-/** Returns how many rows feed-forward takes at a time. */
-export function chunkRows(intermediateSize: number): number {
-  const fitting = CHUNK_BYTES / (4 * intermediateSize);
+/** Returns how many rows feed-forward takes at a time: more where blocks keep everything, which takes far more memory. */
+export function chunkRows(intermediateSize: number, isCheckpointed: boolean): number {
+  const fitting = ((isCheckpointed ? 1 : 2) * CHUNK_BYTES) / (4 * intermediateSize);
   return Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
 }
 

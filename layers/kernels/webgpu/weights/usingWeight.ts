@@ -12,7 +12,7 @@ import {halvesOf, type Multiplier, storedFormat, type WeightFormat} from './weig
  * From this many rows of products on, a weight is written as a float16 matrix just before them. That costs less than
  * dequantizing it in each tile; for 16 bits, only long rows gain from it.
  */
-const MANY_ROWS = {quantized: 256, half: 4096};
+export const MANY_ROWS = {quantized: 256, half: 4096};
 
 /** What a weight is used for. */
 interface Use {
