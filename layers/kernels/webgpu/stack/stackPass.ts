@@ -34,7 +34,7 @@ import {unpackRows} from './unpackRows.ts';
 /** What is computed row by row takes at least this many rows at a time, or as many as take these bytes in float32. */
 export const PART = {rows: 8192, bytes: 64 * 2 ** 20};
 
-/** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take at most this many bytes. */
+/** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take about this many bytes. */
 const CHUNK_STEP = 16 * ROWS_STEP;
 const CHUNK_BYTES = 136 * 2 ** 20;
 
@@ -490,7 +490,7 @@ export class StackPass {
   /** Returns the chunks that feed-forward takes of a part. */
   private chunksOf(part: Part): Part[] {
     const {intermediateSize, checkpointing} = this.attributes;
-    return split(part, chunkRows(intermediateSize, checkpointing !== false));
+    return split(part, chunkRows(this.size, intermediateSize, checkpointing !== false));
   }
 
   private norm(weight: tf.TensorInfo) {
@@ -523,15 +523,18 @@ export class StackPass {
 
 /** Returns how many rows of hidden states of this size are computed at a time: whole chunks of feed-forward, if they fit. */
 export function partRows(size: number, intermediateSize: number, isCheckpointed: boolean): number {
-  const chunk = chunkRows(intermediateSize, isCheckpointed);
+  const chunk = chunkRows(size, intermediateSize, isCheckpointed);
   const most = Math.max(PART.rows, Math.floor(PART.bytes / (4 * size * CHUNK_STEP)) * CHUNK_STEP);
   return most < chunk ? most : Math.floor(most / chunk) * chunk;
 }
 
-/** Returns how many rows feed-forward takes at a time: more where blocks keep everything, which takes far more memory. */
-export function chunkRows(intermediateSize: number, isCheckpointed: boolean): number {
+/**
+ * Returns how many rows feed-forward takes at a time. Their gates take at least the memory of two weights, because each
+ * chunk reads or dequantizes the weights again; and more where blocks keep everything, which takes far more memory.
+ */
+export function chunkRows(size: number, intermediateSize: number, isCheckpointed: boolean): number {
   const fitting = ((isCheckpointed ? 1 : 2) * CHUNK_BYTES) / (4 * intermediateSize);
-  return Math.max(CHUNK_STEP, Math.floor(fitting / CHUNK_STEP) * CHUNK_STEP);
+  return Math.max(CHUNK_STEP, Math.floor(Math.max(size, fitting) / CHUNK_STEP) * CHUNK_STEP);
 }
 
 /**
