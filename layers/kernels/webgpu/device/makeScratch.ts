@@ -3,7 +3,7 @@ import type {RowsView} from './rowsView.ts';
 import type {WebGPUBackend} from './webgpuBackend.ts';
 
 /** A tensor that only our shaders use. */
-export type Scratch = Required<RowsView>;
+export type Scratch = RowsView & {firstByte: number};
 
 /**
  * Makes a tensor for results between shaders. Its buffer may be larger than it, so that results of different sizes share

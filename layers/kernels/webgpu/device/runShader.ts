@@ -1,6 +1,7 @@
-import * as tf from '@tensorflow/tfjs';
+import type * as tf from '@tensorflow/tfjs';
 import {keptFor} from '../../keptFor.ts';
 import {type Command, encode, recordingOf} from './commandRecording.ts';
+import {sizeOf} from './octets.ts';
 import type {RowsView} from './rowsView.ts';
 import type {BuffersOf, Shader, ShaderDeclaration, ValuesOf} from './shader.ts';
 import {newUniformBuffer, type Uniforms} from './uniforms.ts';
@@ -80,7 +81,8 @@ export function runShader<D extends ShaderDeclaration>(backend: WebGPUBackend, c
   const bindings: GPUBufferBinding[] = [];
   let key = '';
   for (const name of shader.buffers) {
-    const {dataId, shape, firstByte} = tensors[name] as RowsView;
+    const view = tensors[name] as RowsView;
+    const {dataId, firstByte} = view;
     const entry = backend.tensorMap.get(dataId);
     if (!entry.resource) backend.uploadToGPU(dataId); // before the pass: an upload ends it
     backend.commandQueueOwnedIds.add(dataId);
@@ -90,7 +92,7 @@ export function runShader<D extends ShaderDeclaration>(backend: WebGPUBackend, c
     if (firstByte === undefined) {
       bindings.push({buffer});
     } else {
-      const size = 4 * tf.util.sizeFromShape(shape);
+      const size = 4 * sizeOf(view);
       bindings.push({buffer, offset: firstByte, size});
       key += `${firstByte}+${size},`;
     }

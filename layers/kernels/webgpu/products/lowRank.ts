@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import {quadAt} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -15,9 +16,16 @@ const RANKS = 16;
 const blockOf = (rank: number) => Math.min(rank, RANKS);
 
 /** How a shader declares and reads vectors of rows; packed rows have whole ones. */
-const reading = ({isPacked, hasScales}: RowsFormat, type: 'vec4f' | 'f32') => ({
+const reading = (
+  {isPacked, hasScales, inOctets}: RowsFormat,
+  {type, width}: ReturnType<typeof vectorOf>,
+  cols: number,
+) => ({
   buffers: {x: isPacked ? ('vec2u' as const) : type, scales: hasScales ? ('f32' as const) : undefined},
-  vector: (at: string) => (isPacked ? `widened(x[${at}])` : `x[${at}]`),
+  vector: (row: string, c: string) => {
+    const at = `x[${quadAt(row, c, cols / width, inOctets)}]`;
+    return isPacked ? `widened(${at})` : at;
+  },
   scale: (row: string) => (hasScales ? `scales[${row}] * ` : ''),
   header: isPacked ? HALVES_HEADER : '',
   globals: isPacked ? HALVES : '',
@@ -64,7 +72,7 @@ export function project(
 const projection = shader((cols: number, rank: number, format: RowsFormat, team: number) => {
   const block = blockOf(rank);
   const {type, width} = vectorOf(cols);
-  const rows = reading(format, type);
+  const rows = reading(format, vectorOf(cols), cols);
   const teams = PROJECTORS / team;
   return {
     name: 'LowRankProject',
@@ -82,10 +90,10 @@ var<workgroup> partial: array<array<f32, ${team + 1}>, ${teams * block}>; // one
   let row = group.x * ${teams}u + local / ${team}u;
   let share = local % ${team}u;
   let rank0 = group.y * ${block}u;
-  let first = min(row, u.rows - 1u) * VECTORS;
+  let own = min(row, u.rows - 1u);
   ${times(block, (j) => `var sum${j} = ${type}(0.0);`)}
   for (var c = share; c < VECTORS; c += ${team}u) {
-    let value = ${rows.vector('first + c')};
+    let value = ${rows.vector('own', 'c')};
     ${times(block, (j) => `sum${j} += value * factor[min(rank0 + ${j}u, RANK - 1u) * VECTORS + c];`)}
   }
   ${times(block, (j) => `partial[(local / ${team}u) * ${block}u + ${j}u][share] = ${width === 4 ? `dot(sum${j}, vec4f(1.0))` : `sum${j}`};`)}
@@ -171,7 +179,8 @@ export function expandInto(
 ): void {
   const [rows, rank] = low.shape;
   const [, cols] = factor.shape;
-  const format = {isPacked: kind === 'halves', hasScales: kind === 'halves' && scales !== undefined};
+  const isPacked = kind === 'halves';
+  const format = {isPacked, hasScales: isPacked && scales !== undefined, inOctets: y.inOctets ?? false};
   runShader(backend, {
     shader: expansionInto(cols, rank, format),
     buffers: {y, low, factor, scales: format.hasScales ? scales : undefined},
@@ -180,7 +189,7 @@ export function expandInto(
   });
 }
 
-const expansionInto = shader((cols: number, rank: number, {isPacked, hasScales}: RowsFormat) => ({
+const expansionInto = shader((cols: number, rank: number, {isPacked, hasScales, inOctets}: RowsFormat) => ({
   name: 'LowRankExpandInto',
   outputs: {y: isPacked ? 'vec2u' : 'vec4f'},
   inputs: {low: 'f32', factor: 'vec4f', scales: hasScales ? 'f32' : undefined},
@@ -204,7 +213,7 @@ ${isPacked ? HALVES : ''}`,
   ${times(EXPAND_ROWS, (i) => {
     const added = hasScales ? `sum${i} / scales[row0 + ${i}u]` : `sum${i}`;
     const body = isPacked ? `y[at] = halved(widened(y[at]) + ${added});` : `y[at] += ${added};`;
-    return `if (row0 + ${i}u < u.rows) { let at = (row0 + ${i}u) * VECTORS + c; ${body} }`;
+    return `if (row0 + ${i}u < u.rows) { let at = ${quadAt(`row0 + ${i}u`, 'c', cols / 4, inOctets)}; ${body} }`;
   })}`,
 }));
 
@@ -255,7 +264,7 @@ export function gradientOfFactor(
 
 const partialGradients = shader((cols: number, rank: number, format: RowsFormat) => {
   const {type, width} = vectorOf(cols);
-  const rows = reading(format, type);
+  const rows = reading(format, vectorOf(cols), cols);
   const block = blockOf(rank);
   const narrow = vectorOf(rank);
   const perRow = rank / narrow.width;
@@ -271,7 +280,7 @@ const partialGradients = shader((cols: number, rank: number, format: RowsFormat)
         )
       : '';
   const add = (count: number) => `
-    ${times(count, (i) => `let v${i} = ${rows.scale(`row + ${i}u`)}${rows.vector(`(row + ${i}u) * VECTORS + c`)}; ${loads(i)}`)}
+    ${times(count, (i) => `let v${i} = ${rows.scale(`row + ${i}u`)}${rows.vector(`row + ${i}u`, 'c')}; ${loads(i)}`)}
     ${times(count, (i) => times(block, (j) => `sum${j} += v${i} * ${element(i, j)};`))}`;
   return {
     name: 'LowRankGradient',

@@ -2,12 +2,13 @@ import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import {octetAt} from '../device/octets.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {halfStride, MATRIX_HEADER} from './matrixTiles.ts';
-import {type PackedRows, SHIFT} from './packRows.ts';
+import {formatOf, type PackedRows, type RowsFormat, SHIFT} from './packRows.ts';
 
 const SUBGROUPS = 4;
 const THREADS = 32 * SUBGROUPS;
@@ -55,7 +56,7 @@ export function matrixFactorGradient(
   const partial = makeScratch(backend, [splits, 16 * tilesOf(rank), cols]);
   const units = backend.makeTensorInfo([splits], 'float32');
   runShader(backend, {
-    shader: partialGradients(cols, rank, x.scales !== undefined),
+    shader: partialGradients(cols, rank, formatOf(x)),
     buffers: {partial, units, low, x: x.halves, scales: x.scales},
     uniforms: {rows, split},
     workgroups: [across, splits],
@@ -71,7 +72,7 @@ export function matrixFactorGradient(
   return gradient;
 }
 
-const partialGradients = shader((cols: number, rank: number, hasScales: boolean) => {
+const partialGradients = shader((cols: number, rank: number, {hasScales, inOctets}: RowsFormat) => {
   const tiles = tilesOf(rank);
   const quads = rank / 4;
   const [vectors, perRow] = [cols / 8, COLS / 8];
@@ -87,11 +88,16 @@ const partialGradients = shader((cols: number, rank: number, hasScales: boolean)
         ? `if (${at} < ${DEPTH * quads}u) { ${body(i, at)} }`
         : `{ ${body(i, at)} }`;
     });
+  // Where a thread's vectors are in the tile: neighbours in memory for neighbouring threads.
+  const rowOf = (i: number) =>
+    inOctets ? `local % ${DEPTH}u` : `local / ${perRow}u + ${(i * THREADS) / perRow}u`;
+  const colOf = (i: number) =>
+    inOctets ? `local / ${DEPTH}u + ${(i * THREADS) / DEPTH}u` : `local % ${perRow}u`;
   const load = `
     ${times(
       loads,
       (i) =>
-        `next${i} = x[min(row0 + local / ${perRow}u + ${(i * THREADS) / perRow}u, u.rows - 1u) * ${vectors}u + col];`,
+        `next${i} = x[${octetAt(`min(row0 + ${rowOf(i)}, u.rows - 1u)`, `col${i}`, vectors, inOctets)}];`,
     )}
     ${eachLow(
       (i, at) => `
@@ -115,7 +121,7 @@ var<workgroup> tileLow: array<vec4u, ${DEPTH * strideLow}>;`,
     body: `
   let begin = group.y * u.split;
   let end = min(begin + u.split, u.rows);
-  let col = min(group.x * ${perRow}u + local % ${perRow}u, ${vectors - 1}u); // in vectors
+  ${times(loads, (i) => `let col${i} = min(group.x * ${perRow}u + ${colOf(i)}, ${vectors - 1}u); // in vectors`)}
   var largest = 0.0;
   for (var i = begin * ${quads}u + local; i < end * ${quads}u; i += WORKGROUP) {
     largest = max(largest, largestOf4(low[i]${scaleOf(`i / ${quads}u`)}));
@@ -131,7 +137,7 @@ var<workgroup> tileLow: array<vec4u, ${DEPTH * strideLow}>;`,
   var row0 = begin;
   ${load}
   while (row0 < end) {
-    ${times(loads, (i) => `tileX[(local / ${perRow}u + ${(i * THREADS) / perRow}u) * ${strideX}u + local % ${perRow}u] = next${i};`)}
+    ${times(loads, (i) => `tileX[(${rowOf(i)}) * ${strideX}u + ${colOf(i)}] = next${i};`)}
     ${eachLow(
       (i, at) => `
       let words = halved(lowNext${i});

@@ -1,5 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
+import {OCTETS_STEP} from '../device/octets.ts';
+import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
@@ -7,7 +9,16 @@ import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {halvesOf, type WeightFormat} from '../weights/weightFormat.ts';
 import {halfStride, MATRIX_HEADER} from './matrixTiles.ts';
 import type {PackedRows} from './packRows.ts';
-import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
+import {pipelined} from './pipelinedTiles.ts';
+import {
+  type Product,
+  type Result,
+  type ResultFormat,
+  resultFormat,
+  resultType,
+  sidesOf,
+  storeQuad,
+} from './product.ts';
 
 /** How a workgroup shares the work of its tile of the result. */
 export interface Tiling {
@@ -68,20 +79,23 @@ interface Passage {
  * current ones are multiplied. The matrices of a subgroup are named one by one, not indexed, because an array of them
  * would be in slow memory.
  *
- * k and n must be multiples of 8.
+ * k and n must be multiples of 8. Rows in octets are multiplied as {@link pipelined} says, and only by a weight that is
+ * not transposed.
  *
  * @param result with splits, `y` is float32 `[splits, m, n]` for the sums over each of `splits` parts of k
  * @param update only with one split
  */
 function matrixProduct(
   product: Product,
-  {y, kind}: Result,
+  result: Result,
   packed: PackedRows,
   {splits = 1, update, tiling}: {splits?: number; update?: LowRankUpdate; tiling: Tiling},
 ) {
   const {weight, rows, cols, transposeWeight} = product;
   const path = {rank: update ? update.low.shape[1] : 0, isTransposed: update?.isTransposed ?? false};
   const {m, n} = sidesOf(product);
+  const {y, kind} = result;
+  const {inOctets = false} = packed.halves;
   const scales = kind === 'halves' && !update ? undefined : packed.scales; // those of the result are the operand's
   return {
     shader: productOf(
@@ -89,7 +103,7 @@ function matrixProduct(
       {rows, cols, transposeWeight},
       splits,
       path,
-      {kind, hasScales: scales !== undefined},
+      {...resultFormat(result), hasScales: scales !== undefined, isPipelined: inOctets},
       tiling,
     ),
     buffers: {
@@ -123,6 +137,14 @@ export function runMatrixProduct(
   options: {splits?: number; update?: LowRankUpdate} = {},
 ): void {
   const {weight, rows, cols, transposeWeight} = product;
+  if (packed.halves.inOctets) {
+    if (transposeWeight || rows % OCTETS_STEP !== 0)
+      throw new Error(
+        `Expected octets · [K, N], K a multiple of ${OCTETS_STEP}, got [${rows}, ${cols}], transposed ${transposeWeight}.`,
+      );
+    runShader(backend, matrixProduct(product, result, packed, {...options, tiling: TILING}));
+    return;
+  }
   const {splits = 1, update} = options;
   const rank = update?.low.shape[1] ?? 0;
   const {kind} = result;
@@ -151,40 +173,20 @@ interface Path {
 }
 
 /** How the rows of operand and result are stored. */
-interface Storage {
-  kind: Result['kind'];
+interface Storage extends ResultFormat {
   hasScales: boolean;
+  isPipelined: boolean;
 }
 
 const productOf = shader(
   (weight: WeightFormat, stored: Stored, splits: number, path: Path, storage: Storage, tiling: Tiling) => {
     const {rows, cols, transposeWeight} = stored;
     const {depth, shareRows, shareCols, together} = tiling;
-    const subgroups = (tiling.rows / shareRows) * (tiling.cols / shareCols);
-    const threads = 32 * subgroups;
+    const threads = threadsOf(tiling);
     const [n, k] = transposeWeight ? [rows, cols] : [cols, rows];
     const part = Math.ceil(k / splits / depth) * depth; // of k
-    const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
-    const sizeA = tiling.rows * halfStride(depth);
-    const size = sizeA + tallB * halfStride(wideB); // of both tiles, in vectors
     const [countI, countJ] = countsOf(tiling);
-
-    const isWholeK = k % depth === 0;
-    const left = passage('left', '0u', tiling.rows, depth, threads, (r, c) => ({
-      value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
-      isThere: isWholeK ? '' : `k0 + ${c} < K`,
-    }));
-    const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
-    const right = passage('right', `${sizeA}u`, tallB, wideB, threads, (r, c) => ({
-      value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
-      isThere: [
-        rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
-        cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
-      ]
-        .filter(Boolean)
-        .join(' && '),
-    }));
-
+    const {size, code} = storage.isPipelined ? pipelined(k) : stepwise(stored, tiling);
     const across = Math.ceil(n / tiling.cols);
     return {
       name: 'MatrixProduct',
@@ -207,7 +209,7 @@ ${weight.octet()}
 ${halvesOf(weight)}
 ${storage.kind === 'halves' ? HALVES : ''}
 // Both tiles, rows of float16; in the end the subgroups' results, matrices of float32.
-var<workgroup> tiles: array<vec4u, ${Math.max(size, 64 * subgroups * countI)}>;`,
+var<workgroup> tiles: array<vec4u, ${Math.max(size, 2 * threads * countI)}>;`,
       body: `
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
@@ -218,27 +220,57 @@ var<workgroup> tiles: array<vec4u, ${Math.max(size, 64 * subgroups * countI)}>;`
   let shareRow = (subgroup / ${tiling.cols / shareCols}u) * ${shareRows}u;
   let shareCol = (subgroup % ${tiling.cols / shareCols}u) * ${shareCols}u;
   ${times(countI, (i) => times(countJ, (j) => `var c${i}${j} = Sum();`))}
-  ${left.registers}
-  ${right.registers}
   ${splits === 1 ? 'var k0 = 0u; const end = K;' : 'var k0 = group.z * PART; let end = min(k0 + PART, K);'}
-  ${left.load}
-  ${right.load}
-  while (k0 < end) {
-    ${left.store}
-    ${right.store}
-    workgroupBarrier();
-    k0 += ${depth}u;
-    if (k0 < end) {
-      ${left.load}
-      ${right.load}
-    }
-    ${multiplied(transposeWeight, sizeA, [halfStride(depth), halfStride(wideB)], tiling)}
-    workgroupBarrier();
-  }
-  ${written(splits, path, storage, tiling)}`,
+  ${code}
+  ${written(splits, n, path, storage, tiling)}`,
     };
   },
 );
+
+/** WGSL of the loop over k for rows that are stored row by row, from `k0` to `end`, and its vectors of workgroup memory. */
+function stepwise({rows, cols, transposeWeight}: Stored, tiling: Tiling): {size: number; code: string} {
+  const {depth} = tiling;
+  const threads = threadsOf(tiling);
+  const k = transposeWeight ? cols : rows;
+  const [tallB, wideB] = transposeWeight ? [tiling.cols, depth] : [depth, tiling.cols];
+  const sizeA = tiling.rows * halfStride(depth);
+  const size = sizeA + tallB * halfStride(wideB); // of both tiles, in vectors
+
+  const isWholeK = k % depth === 0;
+  const left = passage('left', '0u', tiling.rows, depth, threads, (r, c) => ({
+    value: `x[(min(row0 + ${r}, u.m - 1u) * K + k0 + ${c}) / 8u]`,
+    isThere: isWholeK ? '' : `k0 + ${c} < K`,
+  }));
+  const [rowB, colB] = transposeWeight ? ['col0', 'k0'] : ['k0', 'col0'];
+  const right = passage('right', `${sizeA}u`, tallB, wideB, threads, (r, c) => ({
+    value: `weightHalves(${rowB} + ${r}, ${colB} + ${c})`,
+    isThere: [
+      rows % tallB ? `${rowB} + ${r} < ${rows}u` : '',
+      cols % wideB ? `${colB} + ${c} < ${cols}u` : '',
+    ]
+      .filter(Boolean)
+      .join(' && '),
+  }));
+  const code = `
+${left.registers}
+${right.registers}
+${left.load}
+${right.load}
+while (k0 < end) {
+  ${left.store}
+  ${right.store}
+  workgroupBarrier();
+  k0 += ${depth}u;
+  if (k0 < end) {
+    ${left.load}
+    ${right.load}
+  }
+  ${multiplied(transposeWeight, sizeA, [halfStride(depth), halfStride(wideB)], tiling)}
+  workgroupBarrier();
+}
+`;
+  return {size, code};
+}
 
 /**
  * WGSL that adds the products of the subgroup's share of both tiles to its matrices `c00` ….
@@ -276,11 +308,13 @@ function multiplied(
  */
 function written(
   splits: number,
+  cols: number,
   {rank, isTransposed}: Path,
-  {kind, hasScales}: Storage,
+  {hasScales, ...format}: Storage,
   tiling: Tiling,
 ): string {
   const [countI, countJ] = countsOf(tiling);
+  const {kind} = format;
   const quads = rank / 4;
   const scale = hasScales && kind !== 'halves' ? 'scales[row] * ' : '';
   const unit = hasScales && kind === 'halves' ? ' / scales[row]' : '';
@@ -293,7 +327,7 @@ function written(
     if (row < u.m && col < N) {
       var v = ${scale}bitcast<vec4f>(tiles[stage + ${64 * i + 32 * h}u + lane]);
       ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]${unit}; ${added(q)} }`)}
-      ${storeResult(kind, `(${splits === 1 ? 'row' : '(group.z * u.m + row)'} * N + col) / 4u`, 'v')}
+      ${storeQuad(format, splits === 1 ? 'row' : 'group.z * u.m + row', 'col / 4u', cols / 4, 'v')}
     }
   }`;
   return `
@@ -310,6 +344,9 @@ function written(
   }`,
   )}`;
 }
+
+const threadsOf = ({rows, cols, shareRows, shareCols}: Tiling): number =>
+  32 * (rows / shareRows) * (cols / shareCols);
 
 /** Returns the number of matrices in a subgroup's share, down and across. */
 const countsOf = ({shareRows, shareCols}: Tiling): [number, number] => [shareRows / 16, shareCols / 16];

@@ -1,11 +1,12 @@
 import type * as tf from '@tensorflow/tfjs';
+import {octetAt} from '../device/octets.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {type ElementType, numbered, shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {MATRIX_HEADER} from './matrixTiles.ts';
-import {type PackedRows, SHIFT} from './packRows.ts';
+import {formatOf, type PackedRows, type RowsFormat, SHIFT} from './packRows.ts';
 
 /** A factor of a low-rank path, from its wide side to the narrow one. */
 export interface Factor {
@@ -125,7 +126,7 @@ export function matrixProject(
   const [rows] = x.halves.shape;
   const lows = ranks.map((rank) => backend.makeTensorInfo([rows, rank], 'float32'));
   runShader(backend, {
-    shader: projection(cols, ranks, x.scales !== undefined),
+    shader: projection(cols, ranks, formatOf(x)),
     buffers: {
       ...numbered('low', ranks.length, (i) => lows[i]),
       x: x.halves,
@@ -210,18 +211,23 @@ fn half4(row: u32, col: u32, scale: f32) -> vec2u {
   };
 });
 
-const projection = shader((cols: number, ranks: number[], hasScales: boolean) => {
+const projection = shader((cols: number, ranks: number[], {hasScales, inOctets}: RowsFormat) => {
   const tiles = tilesOf(ranks);
   const vectors = cols / 8;
   const threads = 32 * SUBGROUPS;
   const loads = (SIDE * WIDTH) / threads; // vectors of a thread
   const isWhole = vectors % WIDTH === 0;
-  const load = times(loads, (i) => {
-    const value = `x[min(row0 + local / ${WIDTH}u + ${(i * threads) / WIDTH}u, u.rows - 1u) * ${vectors}u + v]`;
-    return isWhole
-      ? `next${i} = ${value};`
-      : `if (v < ${vectors}u) { next${i} = ${value}; } else { next${i} = vec4u(0); }`;
-  });
+  // Where a thread's vectors are in the tile: neighbours in memory for neighbouring threads.
+  const rowOf = (i: number) =>
+    inOctets ? `local % ${SIDE}u` : `local / ${WIDTH}u + ${(i * threads) / WIDTH}u`;
+  const colOf = (i: number) =>
+    inOctets ? `local / ${SIDE}u + ${(i * threads) / SIDE}u` : `local % ${WIDTH}u`;
+  const load = (from: string) =>
+    times(loads, (i) => {
+      const value = `x[${octetAt(`min(row0 + ${rowOf(i)}, u.rows - 1u)`, 'v', vectors, inOctets)}]`;
+      const guarded = `if (v < ${vectors}u) { next${i} = ${value}; } else { next${i} = vec4u(0); }`;
+      return `{ let v = ${from} + ${colOf(i)}; ${isWhole ? `next${i} = ${value};` : guarded} }`;
+    });
   return {
     name: 'MatrixProject',
     outputs: numbered('low', ranks.length, (): ElementType => 'f32'),
@@ -236,14 +242,12 @@ var<workgroup> tile: array<vec4u, ${Math.max(SIDE * STRIDE, 64 * SUBGROUPS * til
   let row0 = flatGroup * ${SIDE}u;
   ${times(tiles, (t) => `var sum${t} = Sum();`)}
   ${times(loads, (i) => `var next${i}: vec4u;`)}
-  var v = local % ${WIDTH}u;
-  ${load}
+  ${load('0u')}
   for (var v0 = 0u; v0 < ${vectors}u; v0 += ${WIDTH}u) {
-    ${times(loads, (i) => `tile[(local / ${WIDTH}u + ${(i * threads) / WIDTH}u) * ${STRIDE}u + local % ${WIDTH}u] = next${i};`)}
+    ${times(loads, (i) => `tile[(${rowOf(i)}) * ${STRIDE}u + ${colOf(i)}] = next${i};`)}
     workgroupBarrier();
-    v += ${WIDTH}u;
     if (v0 + ${WIDTH}u < ${vectors}u) {
-      ${load}
+      ${load(`v0 + ${WIDTH}u`)}
     }
     let first = v0 / 2u + subgroup * ${STEPS}u; // matrix along the columns
     ${times(

@@ -7,7 +7,15 @@ import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {runBatchProduct, usesBatchProducts} from './batchProduct.ts';
 import {runMatrixProduct, TILING} from './matrixProduct.ts';
 import {type PackedRows, packRows} from './packRows.ts';
-import {type Product, type Result, resultType, sidesOf, storeResult} from './product.ts';
+import {
+  type Product,
+  type Result,
+  type ResultFormat,
+  resultFormat,
+  resultType,
+  sidesOf,
+  storeQuad,
+} from './product.ts';
 import {runRowProduct} from './rowProduct.ts';
 import {runTiledProduct} from './tiledProduct.ts';
 
@@ -72,7 +80,7 @@ export function multiplyPacked(
 export function splitsOf(backend: WebGPUBackend, product: Product): number {
   const {computeDtype, hasMatrices} = capabilitiesOf(backend);
   const {m, k, n} = sidesOf(product);
-  const isAligned = k % 8 === 0 && n % 8 === 0 && m >= TILING.rows / 8;
+  const isAligned = k % 8 === 0 && n % 8 === 0 && (m >= TILING.rows / 8 || product.x.inOctets === true);
   if (computeDtype === 'float32' || !hasMatrices || !isAligned) return 0;
   const tiles = Math.ceil(m / TILING.rows) * Math.ceil(n / TILING.cols);
   const part = m <= FEW_ROWS ? SHORT_PART : MIN_PART;
@@ -80,36 +88,32 @@ export function splitsOf(backend: WebGPUBackend, product: Product): number {
 }
 
 /** Adds up `parts` over the first axis. */
-function addParts(
-  backend: WebGPUBackend,
-  parts: tf.TensorInfo,
-  {scales}: PackedRows,
-  {y, kind}: Result,
-): void {
+function addParts(backend: WebGPUBackend, parts: tf.TensorInfo, {scales}: PackedRows, result: Result): void {
+  const {y, kind} = result;
   const [splits, m, n] = parts.shape; // n is a multiple of 8
   const count = (m * n) / 4;
   const isScaled = kind === 'halves' && scales !== undefined;
   runShader(backend, {
-    shader: sumOfParts(kind, isScaled),
+    shader: sumOfParts(n / 4, resultFormat(result), isScaled),
     buffers: {y, parts, scales: isScaled ? scales : undefined},
-    uniforms: {splits, count, vectors: n / 4},
+    uniforms: {splits, count},
     threads: count,
   });
 }
 
-const sumOfParts = shader((kind: Result['kind'], isScaled: boolean) => ({
+const sumOfParts = shader((quads: number, format: ResultFormat, isScaled: boolean) => ({
   name: 'AddParts',
-  outputs: {y: resultType(kind)},
+  outputs: {y: resultType(format.kind)},
   inputs: {parts: 'vec4f', scales: isScaled ? 'f32' : undefined},
-  uniforms: {splits: 'u32', count: 'u32', vectors: 'u32'},
+  uniforms: {splits: 'u32', count: 'u32'},
   workgroup: 256,
-  header: kind === 'halves' ? HALVES_HEADER : '',
-  globals: kind === 'halves' ? HALVES : '',
+  header: format.kind === 'halves' ? HALVES_HEADER : '',
+  globals: format.kind === 'halves' ? HALVES : '',
   body: `
   let i = flatGroup * WORKGROUP + local;
   if (i >= u.count) { return; }
   var sum = vec4f(0.0);
   for (var s = 0u; s < u.splits; s++) { sum += parts[s * u.count + i]; }
-  ${isScaled ? 'sum /= scales[i / u.vectors];' : ''}
-  ${storeResult(kind, 'i', 'sum')}`,
+  ${isScaled ? `sum /= scales[i / ${quads}u];` : ''}
+  ${storeQuad(format, `i / ${quads}u`, `i % ${quads}u`, quads, 'sum')}`,
 }));

@@ -1,5 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
+import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import {makeOctets, quadAt} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -7,7 +9,7 @@ import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
 /** A matrix as float16, each row scaled by a power of two if it has scales. */
 export interface PackedRows {
-  /** int32 `[rows, cols / 2]`, two float16 in a word. */
+  /** int32 `[rows, cols / 2]`, two float16 in a word, row by row or in octets. */
   halves: RowsView;
   /** float32 `[rows]`: the factors that restore the elements' values. Default 1. */
   scales?: RowsView;
@@ -25,12 +27,17 @@ const arePacked = (rows: Rows): rows is PackedRows => 'halves' in rows;
 export interface RowsFormat {
   isPacked: boolean;
   hasScales: boolean;
+  inOctets: boolean;
 }
 
 export const formatOf = (rows: Rows): RowsFormat =>
   arePacked(rows)
-    ? {isPacked: true, hasScales: rows.scales !== undefined}
-    : {isPacked: false, hasScales: false};
+    ? {
+        isPacked: true,
+        hasScales: rows.scales !== undefined,
+        inOctets: rows.halves.inOctets ?? false,
+      }
+    : {isPacked: false, hasScales: false, inOctets: false};
 
 /** Returns the buffers of rows, for shaders that call them `x` and `scales`. */
 export const buffersOf = (rows: Rows): {x: RowsView; scales: RowsView | undefined} =>
@@ -62,29 +69,40 @@ export const SHIFT = shiftTo(7);
  * may be below float16's smallest.
  *
  * @param x `[rows, cols]` float32, `cols` even. The caller disposes the result.
- * @param top the largest magnitudes become 2^top or more, and less than twice that
+ * @param top the largest magnitudes become 2^top or more, and less than twice that. Default 7
  * @param scales gets the scales. Default a new tensor
+ * @param inOctets how the result is stored; see device/octets.ts. Default row by row
  */
 export function packRows(
   backend: WebGPUBackend,
   x: RowsView,
-  top = 7,
-  scales: RowsView = backend.makeTensorInfo([x.shape[0]], 'float32'),
+  {top = 7, scales, inOctets = false}: {top?: number; scales?: RowsView; inOctets?: boolean} = {},
 ): PackedTensors {
   const [rows, cols] = x.shape;
-  const halves = makeScratch(backend, [rows, cols / 2], 'int32');
-  const isWide = cols % 4 === 0;
+  const halves = inOctets ? makeOctets(backend, rows, cols) : makeScratch(backend, [rows, cols / 2], 'int32');
+  const made = scales ?? backend.makeTensorInfo([rows], 'float32');
+  const width = cols % 4 === 0 ? 4 : 2;
+  const shared = inOctets ? SHARED_ROWS : 1;
   runShader(backend, {
-    shader: scaledRows(isWide, top),
-    buffers: {halves, scales, x},
-    uniforms: {rows, vectors: cols / (isWide ? 4 : 2)},
-    workgroups: rows,
+    shader: scaledRows(width, top, inOctets ? cols / width : 0),
+    buffers: {halves, scales: made, x},
+    uniforms: {rows, vectors: cols / width},
+    workgroups: Math.ceil(rows / shared),
   });
-  return {halves, scales};
+  return {halves, scales: made};
 }
 
-const scaledRows = shader((isWide: boolean, top: number) => {
+/** Rows in octets that share a workgroup, so that what its threads store has no gaps. */
+export const SHARED_ROWS = 4;
+
+/** @param quads of a row in octets; 0 if the result is stored row by row */
+const scaledRows = shader((width: number, top: number, quads: number) => {
+  const inOctets = quads > 0;
+  const shared = inOctets ? SHARED_ROWS : 1;
+  const isWide = width === 4;
   const [vector, half] = isWide ? (['vec4f', 'vec2u'] as const) : (['vec2f', 'u32'] as const);
+  const eachVector = (body: string) =>
+    `for (var c = local / ${shared}u; c < u.vectors; c += WORKGROUP / ${shared}u) { ${body} }`;
   return {
     name: 'PackRows',
     outputs: {halves: half, scales: 'f32'},
@@ -93,25 +111,19 @@ const scaledRows = shader((isWide: boolean, top: number) => {
     workgroup: 256,
     header: 'enable f16;',
     globals: `
-var<workgroup> maxima: array<f32, WORKGROUP>;
+${largestOverWorkgroup(256, shared)}
 ${shiftTo(top)}`,
     body: `
-  let row = flatGroup;
-  if (row >= u.rows) { return; }
+  if (flatGroup * ${shared}u >= u.rows) { return; }
+  let row = min(flatGroup * ${shared}u + local % ${shared}u, u.rows - 1u);
   let at = row * u.vectors;
   var largest = ${vector}(0.0);
-  for (var c = local; c < u.vectors; c += WORKGROUP) { largest = max(largest, abs(x[at + c])); }
-  maxima[local] = ${isWide ? 'max(max(largest.x, largest.y), max(largest.z, largest.w))' : 'max(largest.x, largest.y)'};
-  workgroupBarrier();
-  for (var width = WORKGROUP / 2u; width > 0u; width /= 2u) {
-    if (local < width) { maxima[local] = max(maxima[local], maxima[local + width]); }
-    workgroupBarrier();
-  }
-  let shift = shiftOf(maxima[0]);
+  ${eachVector('largest = max(largest, abs(x[at + c]));')}
+  let shift = shiftOf(largestOverWorkgroup(${isWide ? 'largestOf4(largest)' : 'max(largest.x, largest.y)'}, local));
   let scale = powerOfTwo(shift);
-  if (local == 0u) { scales[row] = powerOfTwo(-shift); }
-  for (var c = local; c < u.vectors; c += WORKGROUP) {
-    halves[at + c] = bitcast<${half}>(${isWide ? 'vec4' : 'vec2'}<f16>(x[at + c] * scale));
-  }`,
+  if (local < ${shared}u) { scales[row] = powerOfTwo(-shift); }
+  ${eachVector(`
+    halves[${inOctets ? quadAt('row', 'c', quads, true) : 'at + c'}] = bitcast<${half}>(${isWide ? 'vec4' : 'vec2'}<f16>(x[at + c] * scale));
+  `)}`,
   };
 });

@@ -1,3 +1,4 @@
+import {quadAt} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import type {Multiplier} from '../weights/weightFormat.ts';
 
@@ -15,12 +16,21 @@ export function sidesOf({x, rows, cols, transposeWeight}: Product): {m: number; 
 
 /**
  * Where the rows of a result go. `float32`: to `[m, n]`. `added`: added to the float32 that is there. `halves`: as
- * float16 to int32 `[m, n / 2]`, divided by the scales of the operand's rows; n is then a multiple of 4.
+ * float16 to int32 `[m, n / 2]`, row by row or in octets, divided by the scales of the operand's rows; n is then a
+ * multiple of 4.
  */
 export interface Result {
   y: RowsView;
   kind: 'float32' | 'added' | 'halves';
 }
+
+/** How a shader stores a result, to be put into its declaration. */
+export interface ResultFormat {
+  kind: Result['kind'];
+  inOctets: boolean;
+}
+
+export const resultFormat = ({y, kind}: Result): ResultFormat => ({kind, inOctets: y.inOctets ?? false});
 
 /** The type of four neighbours of a result. */
 export const resultType = (kind: Result['kind']) => (kind === 'halves' ? 'vec2u' : 'vec4f');
@@ -32,3 +42,12 @@ export const storeResult = (kind: Result['kind'], at: string, value: string): st
     added: `y[${at}] += ${value};`,
     halves: `y[${at}] = halved(${value});`,
   })[kind];
+
+/** WGSL that stores four neighbours, `value`, as vector `quad` of a row of `quads`. */
+export const storeQuad = (
+  {kind, inOctets}: ResultFormat,
+  row: string,
+  quad: string,
+  quads: number,
+  value: string,
+): string => storeResult(kind, quadAt(row, quad, quads, inOctets), value);

@@ -1,4 +1,5 @@
 import {HALVES} from '../device/halves.ts';
+import {refuseOctets} from '../device/octets.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
@@ -150,6 +151,7 @@ export function runTiledProduct(
   packed?: PackedRows,
 ): void {
   const {x, weight, rows, cols, transposeWeight} = product;
+  refuseOctets('TiledProduct', x, result.y);
   const shape = [rowClass(x.shape[0]), rows, cols, `${transposeWeight}`, weight.key, result.kind];
   runTuned(backend, packed ? 'TiledProduct16' : 'TiledProduct32', shape, THREAD_TILINGS, (tiling) =>
     tiledProduct(product, result, packed, tiling),

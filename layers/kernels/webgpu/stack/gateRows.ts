@@ -1,4 +1,5 @@
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
+import {sizeOf} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -9,9 +10,12 @@ interface GateAndUp {
   up: RowsView;
 }
 
-/** `SwiGLU` (layers/ops/swiGLU.ts) of float16 in int32 `[rows, cols / 2]`; `cols` is a multiple of 4. */
+/**
+ * `SwiGLU` (layers/ops/swiGLU.ts) of float16 in int32 `[rows, cols / 2]`, all row by row or all in octets; `cols` is a
+ * multiple of 4.
+ */
 export function gateRows(backend: WebGPUBackend, {gate, up}: GateAndUp, y: RowsView): void {
-  const count = (y.shape[0] * y.shape[1]) / 2;
+  const count = sizeOf(y) / 2;
   runShader(backend, {shader: forward(), buffers: {y, gate, up}, uniforms: {count}, threads: count});
 }
 
@@ -41,7 +45,7 @@ export function gateRowsGrad(
   dy: RowsView,
   gradients?: GateAndUp,
 ): void {
-  const count = (dy.shape[0] * dy.shape[1]) / 2;
+  const count = sizeOf(dy) / 2;
   const uniforms = {count};
   if (gradients) {
     const buffers = {dGate: gradients.gate, dUp: gradients.up, dy, gate, up};

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
+import {quadAt, refuseOctets} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -12,6 +13,7 @@ import {
   type PackedRows,
   type Rows,
   type RowsFormat,
+  SHARED_ROWS,
   SHIFT,
   shapeOf,
 } from '../products/packRows.ts';
@@ -23,9 +25,9 @@ interface Norm {
 }
 
 /**
- * `RMSNorm` (layers/ops/rmsNorm.ts) from rows to float16, a workgroup per row.
+ * `RMSNorm` (layers/ops/rmsNorm.ts) from rows to float16, a workgroup per row, or for a few rows in octets.
  *
- * @param y int32 `[rows, cols / 2]`, gets the result
+ * @param y int32 `[rows, cols / 2]`, row by row or in octets, gets the result
  * @param kept gets the rows themselves, packed
  */
 export function normalizeRows(
@@ -35,56 +37,61 @@ export function normalizeRows(
   y: RowsView,
   kept?: Required<PackedRows>,
 ): void {
+  refuseOctets('NormalizeRows', buffersOf(x).x);
   const [rows, cols] = shapeOf(x);
   runShader(backend, {
-    shader: normalization(formatOf(x), kept !== undefined),
+    shader: normalization(formatOf(x), kept !== undefined, y.inOctets ? cols / 4 : 0),
     buffers: {y, keptHalves: kept?.halves, keptScales: kept?.scales, weight, ...buffersOf(x)},
     uniforms: {rows, vectors: cols / 4, epsilon},
-    workgroups: rows,
+    workgroups: Math.ceil(rows / (y.inOctets ? SHARED_ROWS : 1)),
   });
 }
 
-const normalization = shader((format: RowsFormat, isKept: boolean) => ({
-  name: 'NormalizeRows',
-  outputs: {
-    y: 'vec2u',
-    keptHalves: isKept ? 'vec2u' : undefined,
-    keptScales: isKept ? 'f32' : undefined,
-  },
-  inputs: {...rowsOf(format).buffers, weight: 'vec4f'},
-  uniforms: {rows: 'u32', vectors: 'u32', epsilon: 'f32'},
-  workgroup: 256,
-  header: HALVES_HEADER,
-  globals: `
+/** @param quads of a row in octets; 0 if the result is stored row by row */
+const normalization = shader((format: RowsFormat, isKept: boolean, quads: number) => {
+  const shared = quads > 0 ? SHARED_ROWS : 1;
+  const eachVector = (body: string) =>
+    `for (var c = local / ${shared}u; c < u.vectors; c += WORKGROUP / ${shared}u) { ${body} }`;
+  return {
+    name: 'NormalizeRows',
+    outputs: {
+      y: 'vec2u',
+      keptHalves: isKept ? 'vec2u' : undefined,
+      keptScales: isKept ? 'f32' : undefined,
+    },
+    inputs: {...rowsOf(format).buffers, weight: 'vec4f'},
+    uniforms: {rows: 'u32', vectors: 'u32', epsilon: 'f32'},
+    workgroup: 256,
+    header: HALVES_HEADER,
+    globals: `
 ${HALVES}
 ${SHIFT}
-${sumOverWorkgroup(256)}
-${largestOverWorkgroup(256)}`,
-  body: `
-  let row = flatGroup;
-  if (row >= u.rows) { return; }
+${sumOverWorkgroup(256, shared)}
+${largestOverWorkgroup(256, shared)}`,
+    body: `
+  if (flatGroup * ${shared}u >= u.rows) { return; }
+  let row = min(flatGroup * ${shared}u + local % ${shared}u, u.rows - 1u);
   let at = row * u.vectors;
   var squares = 0.0;
   var largest = 0.0;
-  for (var c = local; c < u.vectors; c += WORKGROUP) {
+  ${eachVector(`
     let v = ${rowsOf(format).vector};
     squares += dot(v, v);
-    largest = max(largest, largestOf4(v));
-  }
+    largest = max(largest, largestOf4(v));`)}
   let inverseRms = inverseSqrt(sumOverWorkgroup(squares, local) / f32(4u * u.vectors) + u.epsilon);
   ${
     isKept
       ? `let shift = shiftOf(largestOverWorkgroup(largest, local));
   let scale = powerOfTwo(shift);
-  if (local == 0u) { keptScales[row] = powerOfTwo(-shift); }`
+  if (local < ${shared}u) { keptScales[row] = powerOfTwo(-shift); }`
       : ''
   }
-  for (var c = local; c < u.vectors; c += WORKGROUP) {
+  ${eachVector(`
     let v = ${rowsOf(format).vector};
-    y[at + c] = halved(v * inverseRms * weight[c]);
-    ${isKept ? 'keptHalves[at + c] = halved(v * scale);' : ''}
-  }`,
-}));
+    y[${quads > 0 ? quadAt('row', 'c', quads, true) : 'at + c'}] = halved(v * inverseRms * weight[c]);
+    ${isKept ? 'keptHalves[at + c] = halved(v * scale);' : ''}`)}`,
+  };
+});
 
 /**
  * Adds the gradient of {@link normalizeRows}' rows to `sum`; the weight is frozen.
@@ -99,6 +106,7 @@ export function addNormalizationGrad(
   dy: RowsView,
   sum: RowsView,
 ): void {
+  refuseOctets('NormalizeRows', buffersOf(x).x);
   const [rows, cols] = shapeOf(x);
   runShader(backend, {
     shader: gradient(formatOf(x)),

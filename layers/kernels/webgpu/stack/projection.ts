@@ -159,7 +159,8 @@ function multiplyAdapted(
   result: Result,
   isForward: boolean,
 ): void {
-  const use = {rowCount: x.halves.shape[0], transposeWeight: isForward};
+  const {shape, inOctets} = x.halves;
+  const use = {rowCount: shape[0], transposeWeight: isForward, inOctets};
   usingWeight(backend, tensors, attributes, use, (multiplier) => {
     const product: Product = {x: x.halves, ...multiplier};
     const {a, b} = tensors;

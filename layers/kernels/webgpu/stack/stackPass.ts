@@ -410,7 +410,7 @@ export class StackPass {
     const [count] = d.shape;
     const gates = kept ?? this.gates(count);
     const {normed, product, lows} = this.gate(block, h, gates, kept !== undefined);
-    const slope = packRows(backend, d, TOP_OF_GRADIENTS);
+    const slope = packRows(backend, d, {top: TOP_OF_GRADIENTS});
     const {down_proj: low} = this.lows(block, ['down_proj'], product);
     const ofDown = {x: {halves: product}, dy: slope, low};
     const lowSlope = this.adapterGrad(block, 'down_proj', ofDown, sums);
@@ -446,7 +446,7 @@ export class StackPass {
     const dy = {halves: this.halves(this.rows, cols), scales: backend.makeTensorInfo([this.rows], 'float32')};
     for (const [i, {begin, count}] of this.parts.entries()) {
       const scales = rowsView(dy.scales, begin, count);
-      const slope = packRows(backend, rowsView(d, begin, count), TOP_OF_GRADIENTS, scales);
+      const slope = packRows(backend, rowsView(d, begin, count), {top: TOP_OF_GRADIENTS, scales});
       const halves = rowsView(attention.attended, begin, count);
       const lowSlope = this.adapterGrad(block, 'o_proj', {x: {halves}, dy: slope, low: lows[i]}, sums);
       const y = rowsView(dy.halves, begin, count);

@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import {refuseOctets} from '../device/octets.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -8,6 +9,7 @@ import type {PackedTensors} from '../products/packRows.ts';
 
 /** Widens packed rows to float32 `[rows, cols]`; `cols` is a multiple of 4. */
 export function unpackRows(backend: WebGPUBackend, {halves, scales}: PackedTensors): tf.TensorInfo {
+  refuseOctets('UnpackRows', halves);
   const [rows, words] = halves.shape;
   const y = makeScratch(backend, [rows, 2 * words]);
   const count = (rows * words) / 2;

@@ -20,6 +20,8 @@ interface Use {
   rowCount: number;
   /** See {@link Multiplier}. */
   transposeWeight: boolean;
+  /** Whether the rows are in octets, which only a weight that is not transposed multiplies. Default false. */
+  inOctets?: boolean;
 }
 
 /**
@@ -31,7 +33,7 @@ export function usingWeight<T>(
   backend: WebGPUBackend,
   inputs: StoredTensors,
   attributes: StoredFormat,
-  {rowCount, transposeWeight}: Use,
+  {rowCount, transposeWeight, inOctets = false}: Use,
   use: (multiplier: Multiplier) => T,
 ): T {
   const {rows, cols} = attributes;
@@ -39,8 +41,8 @@ export function usingWeight<T>(
   const {computeDtype, hasMatrices} = capabilitiesOf(backend);
   const isTurned = transposeWeight && hasMatrices && rows % 8 === 0;
   const areMany = isHalf(attributes)
-    ? isTurned && rowCount >= MANY_ROWS.half
-    : rowCount >= MANY_ROWS.quantized;
+    ? isTurned && (inOctets || rowCount >= MANY_ROWS.half)
+    : inOctets || rowCount >= MANY_ROWS.quantized;
   if (computeDtype === 'float32' || !areMany || cols % 8 !== 0)
     return use({weight, rows, cols, transposeWeight});
   const [tall, wide] = isTurned ? [cols, rows] : [rows, cols];

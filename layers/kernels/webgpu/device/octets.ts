@@ -1,0 +1,43 @@
+import * as tf from '@tensorflow/tfjs';
+import {makeScratch} from './makeScratch.ts';
+import type {RowsView} from './rowsView.ts';
+import type {WebGPUBackend} from './webgpuBackend.ts';
+
+/**
+ * Float16 rows are stored row by row or, with {@link RowsView.inOctets}, octet by octet: in each block of 128 rows first
+ * the first eight numbers of every row, then the next eight, and so on. A product's tile of 128 rows by 8 numbers is
+ * then 2 KiB without gaps. The last block is padded with rows of any content; it never reaches results of other rows.
+ */
+export const BLOCK = 128;
+
+/** A row of octets has a multiple of this many numbers. */
+export const OCTETS_STEP = 32;
+
+/** Makes a tensor for float16 `[rows, cols]` in octets; `cols` is a multiple of {@link OCTETS_STEP}. */
+export function makeOctets(backend: WebGPUBackend, rows: number, cols: number): tf.TensorInfo & RowsView {
+  const scratch = makeScratch(backend, [padded(rows), cols / 2], 'int32');
+  return {...scratch, shape: [rows, cols / 2], inOctets: true};
+}
+
+/** Returns the number of 4-byte numbers in a view, with padding. */
+export const sizeOf = ({shape: [rows, ...rest], inOctets}: RowsView): number =>
+  (inOctets ? padded(rows) : (rows ?? 1)) * tf.util.sizeFromShape(rest);
+
+const padded = (rows: number) => BLOCK * Math.ceil(rows / BLOCK);
+
+/** Throws if rows are in octets, for a kernel that reads them row by row. */
+export function refuseOctets(kernel: string, ...rows: (RowsView | undefined)[]): void {
+  if (rows.some((each) => each?.inOctets)) throw new Error(`${kernel}: expected rows, got octets.`);
+}
+
+/** WGSL of the index, among vectors of eight numbers, of vector `octet` of a row that has `octets` of them. */
+export const octetAt = (row: string, octet: string, octets: number, inOctets = false): string =>
+  inOctets
+    ? `((${row}) / ${BLOCK}u * ${BLOCK * octets}u + (${octet}) * ${BLOCK}u + (${row}) % ${BLOCK}u)`
+    : `((${row}) * ${octets}u + ${octet})`;
+
+/** WGSL of the index, among vectors of four numbers, of vector `quad` of a row that has `quads` of them. */
+export const quadAt = (row: string, quad: string, quads: number, inOctets = false): string =>
+  inOctets
+    ? `(${octetAt(row, `(${quad}) / 2u`, quads / 2, true)} * 2u + (${quad}) % 2u)`
+    : `((${row}) * ${quads}u + ${quad})`;
