@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import {makeScratch} from './makeScratch.ts';
 import type {RowsView} from './rowsView.ts';
-import type {WebGPUBackend} from './webgpuBackend.ts';
+import {capabilitiesOf, type WebGPUBackend} from './webgpuBackend.ts';
 
 /**
  * Float16 rows are stored row by row or, with {@link RowsView.inOctets}, octet by octet: in each block of 128 rows first
@@ -12,6 +12,16 @@ export const BLOCK = 128;
 
 /** A row of octets has a multiple of this many numbers. */
 export const OCTETS_STEP = 32;
+
+/** With fewer rows, transposing a weight costs more than the faster product saves. */
+export const OCTETS = {leastRows: 2048};
+
+/** Whether products read this many rows of these widths faster in octets. */
+export function usesOctets(backend: WebGPUBackend, rows: number, widths: number[]): boolean {
+  const {hasMatrices, computeDtype} = capabilitiesOf(backend);
+  const isMatched = hasMatrices && computeDtype === 'float16' && rows >= OCTETS.leastRows;
+  return isMatched && widths.every((width) => width % OCTETS_STEP === 0);
+}
 
 /** Makes a tensor for float16 `[rows, cols]` in octets; `cols` is a multiple of {@link OCTETS_STEP}. */
 export function makeOctets(backend: WebGPUBackend, rows: number, cols: number): tf.TensorInfo & RowsView {

@@ -4,6 +4,7 @@ import {PROJECTIONS, type PreparedStack, type StackAttributes} from '../../../op
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {makeScratch} from '../device/makeScratch.ts';
 import {moveBuffer} from '../device/moveBuffer.ts';
+import {makeOctets, usesOctets} from '../device/octets.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import {isDryRun} from '../device/runShader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -106,6 +107,8 @@ export class StackPass {
   private readonly rows: number;
   private readonly size: number;
   private readonly parts: Part[];
+  /** Whether feed-forward stores its rows in octets. */
+  private readonly inOctets: boolean;
 
   /**
    * @param shape `[B, T, C]`
@@ -127,6 +130,7 @@ export class StackPass {
       {begin: 0, count: this.rows},
       partRows(size, intermediateSize, checkpointing !== false),
     );
+    this.inOctets = usesOctets(backend, this.rows, [size, intermediateSize]);
   }
 
   /** Returns the value and, if `isRecorded`, what the blocks keep, or a tensor that stands for it in host memory. */
@@ -324,7 +328,7 @@ export class StackPass {
   private feedForward(block: ReadyBlock, hidden: RowsView, kept: Gates | undefined, begin: number): void {
     const [count] = hidden.shape;
     const own = kept ? undefined : this.gates(count);
-    const gates = own ?? viewsOf(kept as Gates, begin, count);
+    const gates = own ?? this.viewsOf(kept as Gates, begin, count);
     const {normed, product, lows} = this.gate(block, hidden, gates, false);
     this.addProjection(block, 'down_proj', product, hidden);
     this.free(normed, product, own?.gate, own?.up, ...Object.values(lows));
@@ -339,7 +343,7 @@ export class StackPass {
   ): {normed: tf.TensorInfo; product: tf.TensorInfo; lows: Lows} {
     const {backend} = this;
     const [count] = gates.gate.shape;
-    const normed = this.halves(count, this.size);
+    const normed = this.halves(count, this.size, this.inOctets);
     normalizeRows(backend, h, this.norm(block.postNorm), normed);
     const lows = this.lows(block, GATE_UP, normed);
     if (!areKnown) {
@@ -347,7 +351,7 @@ export class StackPass {
       runProjection(backend, x, lows.gate_proj, block.gate_proj, {y: gates.gate, kind: 'halves'});
       runProjection(backend, x, lows.up_proj, block.up_proj, {y: gates.up, kind: 'halves'});
     }
-    const product = this.halves(count, this.attributes.intermediateSize);
+    const product = this.halves(count, this.attributes.intermediateSize, this.inOctets);
     gateRows(backend, gates, product);
     return {normed, product, lows};
   }
@@ -390,7 +394,7 @@ export class StackPass {
     const h = rest ? packedView(rest.h, begin, count) : unpackRows(backend, packedView(x, begin, count));
     if (!('halves' in h)) runProjection(backend, {halves}, low, block.o_proj, {y: h, kind: 'added'});
     for (const chunk of this.chunksOf({begin, count})) {
-      const gates = rest && viewsOf(rest, chunk.begin, chunk.count);
+      const gates = rest && this.viewsOf(rest, chunk.begin, chunk.count);
       const dh = rowsView(d, chunk.begin, chunk.count);
       this.feedForwardGrad(block, viewOf(h, chunk.begin - begin, chunk.count), gates, dh, sums);
     }
@@ -410,12 +414,12 @@ export class StackPass {
     const [count] = d.shape;
     const gates = kept ?? this.gates(count);
     const {normed, product, lows} = this.gate(block, h, gates, kept !== undefined);
-    const slope = packRows(backend, d, {top: TOP_OF_GRADIENTS});
+    const slope = packRows(backend, d, {top: TOP_OF_GRADIENTS, inOctets: this.inOctets});
     const {down_proj: low} = this.lows(block, ['down_proj'], product);
     const ofDown = {x: {halves: product}, dy: slope, low};
     const lowSlope = this.adapterGrad(block, 'down_proj', ofDown, sums);
     this.free(product); // its buffer is the gradient's
-    const dProduct = this.halves(count, this.attributes.intermediateSize);
+    const dProduct = this.halves(count, this.attributes.intermediateSize, this.inOctets);
     runInputGrad(backend, slope, lowSlope, block.down_proj, {y: dProduct, kind: 'halves'});
     const gradients = kept ? this.gates(count) : (gates as Gates);
     gateRowsGrad(backend, gates, dProduct, kept && gradients);
@@ -498,13 +502,22 @@ export class StackPass {
   }
 
   /** Makes float16 rows. */
-  private halves(rows: number, cols: number): tf.TensorInfo {
-    return makeScratch(this.backend, [rows, cols / 2], 'int32');
+  private halves(rows: number, cols: number, inOctets = false): tf.TensorInfo {
+    return inOctets
+      ? makeOctets(this.backend, rows, cols)
+      : makeScratch(this.backend, [rows, cols / 2], 'int32');
   }
 
   private gates(rows: number): Gates {
     const {intermediateSize} = this.attributes;
-    return {gate: this.halves(rows, intermediateSize), up: this.halves(rows, intermediateSize)};
+    const make = () => this.halves(rows, intermediateSize, this.inOctets);
+    return {gate: make(), up: make()};
+  }
+
+  /** Returns rows of gates, which may come from the engine as plain tensors. */
+  private viewsOf({gate, up}: Gates, begin: number, count: number): GateViews {
+    const view = (of: tf.TensorInfo) => rowsView({...of, inOctets: this.inOctets}, begin, count);
+    return {gate: view(gate), up: view(up)};
   }
 
   private packed(): PackedTensors {
@@ -578,11 +591,6 @@ function keptFrom([halves, scales, ...rest]: tf.TensorInfo[]): Kept {
   const [hHalves, hScales] = rest.slice(REST.length);
   return {x: {halves, scales}, rest: {...named, h: {halves: hHalves, scales: hScales}}};
 }
-
-const viewsOf = ({gate, up}: Gates, begin: number, count: number): GateViews => ({
-  gate: rowsView(gate, begin, count),
-  up: rowsView(up, begin, count),
-});
 
 /** Returns some of packed rows. */
 const packedView = <R extends PackedRows>({halves, scales}: R, begin: number, count: number): R =>

@@ -36,11 +36,11 @@ function withMatrices(code: string): string {
     .replace(/(\w+) = subgroupMatrixMultiplyAccumulate\((\w+), (\w+), (\w+)\);/g, 'multiply(&$2, &$3, &$1);');
   text = replaceCalls(
     text,
-    /let (\w+) = subgroupMatrixLoad<(?:Left|Right), (\w+)>\(/,
-    ([, name, order], args) => {
+    /((?:let|var) )?(\w+) = subgroupMatrixLoad<(?:Left|Right), (\w+)>\(/,
+    ([, declared, name, order], args) => {
       const [array, offset, stride] = args;
       loaded.add(array.slice(1));
-      return `var ${name}: Matrix; load_${array.slice(1)}(&${name}, ${offset}, ${stride}, ${order === 'row_major'})`;
+      return `${declared ? `var ${name}: Matrix; ` : ''}load_${array.slice(1)}(&${name}, ${offset}, ${stride}, ${order === 'row_major'})`;
     },
   );
   text = replaceCalls(text, /subgroupMatrixStore<row_major>\(/, (_, [array, offset, matrix, stride]) => {

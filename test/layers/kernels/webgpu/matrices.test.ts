@@ -1,7 +1,15 @@
 import * as tf from '@tensorflow/tfjs';
+import {makeOctets} from '../../../../layers/kernels/webgpu/device/octets.ts';
+import type {RowsView} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import {setTuning} from '../../../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
-import {TILINGS, tilingsFor} from '../../../../layers/kernels/webgpu/products/matrixProduct.ts';
+import {expandInto, project} from '../../../../layers/kernels/webgpu/products/lowRank.ts';
+import {matrixFactorGradient} from '../../../../layers/kernels/webgpu/products/matrixFactorGradient.ts';
+import {
+  runMatrixProduct,
+  TILINGS,
+  tilingsFor,
+} from '../../../../layers/kernels/webgpu/products/matrixProduct.ts';
 import {
   fitsMatrixProject,
   matrixProject,
@@ -9,7 +17,10 @@ import {
 } from '../../../../layers/kernels/webgpu/products/matrixProject.ts';
 import {multiply} from '../../../../layers/kernels/webgpu/products/multiply.ts';
 import {packRows} from '../../../../layers/kernels/webgpu/products/packRows.ts';
+import type {Result} from '../../../../layers/kernels/webgpu/products/product.ts';
+import {normalizeRows} from '../../../../layers/kernels/webgpu/stack/normalizeRows.ts';
 import {usingWeight} from '../../../../layers/kernels/webgpu/weights/usingWeight.ts';
+import {storedFormat} from '../../../../layers/kernels/webgpu/weights/weightFormat.ts';
 import {attention} from '../../../../layers/ops/attention.ts';
 import {causalBias} from '../../../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../../../layers/ops/compileShaders.ts';
@@ -81,12 +92,13 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
   });
 
   test.each([
-    {ranks: [8, 3, 16], cols: 48, hasScales: true},
-    {ranks: [20], cols: 1024, hasScales: false},
-  ])('narrow sides of low-rank paths of ranks $ranks', async ({ranks, cols, hasScales}) => {
+    {ranks: [8, 3, 16], cols: 48, hasScales: true, inOctets: false},
+    {ranks: [20], cols: 1024, hasScales: false, inOctets: false},
+    {ranks: [8], cols: 288, hasScales: true, inOctets: true},
+  ])('narrow sides of low-rank paths: %j', async ({ranks, cols, hasScales, inOctets}) => {
     const backend = tf.backend() as unknown as WebGPUBackend;
-    const x = normal([37, cols], 1, hasScales ? 1e-6 : 1) as tf.Tensor2D;
-    const {halves, scales} = packRows(backend, x);
+    const x = normal([137, cols], 1, hasScales ? 1e-6 : 1) as tf.Tensor2D;
+    const {halves, scales} = packRows(backend, x, {inOctets});
     const given = {halves, scales: hasScales ? scales : undefined};
     const factors = ranks.map((rank, i) => ({
       tensor: normal(i === 1 ? [cols, rank] : [rank, cols], 2 + i, 1e-5) as tf.Tensor2D,
@@ -105,6 +117,73 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
         tf.tidy(() => tf.matMul(x, tensor, false, !isTransposed).mul(scale)),
         2e-3,
       );
+    }
+  });
+
+  /** Returns the float32 of packed rows. */
+  const widened = (halves: RowsView, scales?: tf.TensorInfo) => {
+    const backend = tf.backend() as unknown as WebGPUBackend;
+    const rows = project(backend, {halves, scales}, tf.eye(2 * halves.shape[1]), 1);
+    return tf.engine().makeTensorFromTensorInfo(rows);
+  };
+
+  test('products of octets, of every kind of result', async () => {
+    const backend = tf.backend() as unknown as WebGPUBackend;
+    const [m, k, n] = [150, 96, 136];
+    const x = normal([m, k], 1, 1e-3) as tf.Tensor2D;
+    const w = normal([k, n], 2) as tf.Tensor2D;
+    const packed = packRows(backend, x, {inOctets: true});
+    await expectSame(widened(packed.halves, packed.scales), x.clone(), 1e-3);
+    const weight = storedFormat({parts: [pack16(w, 'float16')], rows: k}, 'float16', n);
+    const product = {x: packed.halves, weight, rows: k, cols: n, transposeWeight: false};
+    const [low, factor] = [normal([m, 8], 3, 1e-3), normal([8, n], 4)] as tf.Tensor2D[];
+    const update = {low, factor, isTransposed: false};
+    const sum = tf.matMul(x, w);
+    const withPath = tf.tidy(() => tf.add(sum, tf.mul(low.expandDims(2), factor.expandDims(0)).sum(1)));
+    for (const expected of [sum, withPath]) {
+      const options = expected === sum ? {} : {update};
+      const into = (result: Result) => {
+        runMatrixProduct(backend, product, result, packed, options);
+        return result.y;
+      };
+      await expectSame(into({y: tf.zeros([m, n]), kind: 'float32'}) as tf.Tensor, expected.clone(), 1e-3);
+      await expectSame(
+        into({y: tf.ones([m, n]), kind: 'added'}) as tf.Tensor,
+        tf.tidy(() => tf.add(expected, 1)),
+        1e-3,
+      );
+      for (const y of [tf.zeros([m, n / 2], 'int32'), makeOctets(backend, m, n)])
+        await expectSame(widened(into({y, kind: 'halves'}), packed.scales), expected.clone(), 1e-3);
+    }
+    const parts = tf.zeros([2, m, n]);
+    runMatrixProduct(backend, product, {y: parts, kind: 'float32'}, packed, {splits: 2});
+    await expectSame(
+      tf.tidy(() => parts.sum(0)),
+      sum.clone(),
+      1e-3,
+    );
+    const y = makeOctets(backend, m, n);
+    const result = {y, kind: 'halves'} as const;
+    runMatrixProduct(backend, product, result, packed);
+    expandInto(backend, low, factor, result, packed.scales);
+    await expectSame(widened(y, packed.scales), withPath, 1e-3);
+  });
+
+  test('octets of normalized rows, and gradients of factors from them', async () => {
+    const backend = tf.backend() as unknown as WebGPUBackend;
+    const [rows, cols] = [150, 288];
+    const x = normal([rows, cols], 1) as tf.Tensor2D;
+    const norm = {weight: normal([cols], 2) as tf.Tensor1D, epsilon: 1e-5};
+    const octets = makeOctets(backend, rows, cols);
+    const plain = tf.zeros([rows, cols / 2], 'int32');
+    for (const y of [octets, plain]) normalizeRows(backend, x, norm, y);
+    await expectSame(widened(octets), widened(plain), 1e-3);
+    const low = normal([rows, 8], 3, 1e-6) as tf.Tensor2D;
+    for (const isTransposed of [true, false]) {
+      const [got, expected] = [octets, plain].map((halves) =>
+        tf.engine().makeTensorFromTensorInfo(matrixFactorGradient(backend, low, {halves}, isTransposed)),
+      );
+      await expectSame(got, expected, 1e-3);
     }
   });
 
