@@ -1,10 +1,14 @@
 import * as tf from '@tensorflow/tfjs';
+import {makeOctets} from '../../layers/kernels/webgpu/device/octets.ts';
+import type {RowsView} from '../../layers/kernels/webgpu/device/rowsView.ts';
 import {setTuning} from '../../layers/kernels/webgpu/device/tuning.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {project} from '../../layers/kernels/webgpu/products/lowRank.ts';
 import {matrixFactorGradient} from '../../layers/kernels/webgpu/products/matrixFactorGradient.ts';
-import {TILINGS} from '../../layers/kernels/webgpu/products/matrixProduct.ts';
+import {runMatrixProduct, TILINGS} from '../../layers/kernels/webgpu/products/matrixProduct.ts';
 import {matrixProject, packFactors} from '../../layers/kernels/webgpu/products/matrixProject.ts';
 import {packRows} from '../../layers/kernels/webgpu/products/packRows.ts';
+import {storedFormat} from '../../layers/kernels/webgpu/weights/weightFormat.ts';
 import {attention} from '../../layers/ops/attention.ts';
 import {causalBias} from '../../layers/ops/causalBias.ts';
 import {compileShaders} from '../../layers/ops/compileShaders.ts';
@@ -132,16 +136,22 @@ export async function checkKernels(): Promise<Row[]> {
       tf.dispose([inputs, dy, wide, weight.tensor]);
     }
   }
-  if (capabilities.hasMatrices) rows.push(...(await checkProjections(computeDtype)));
+  if (capabilities.hasMatrices) {
+    rows.push(
+      ...(await checkProjections(computeDtype, false)),
+      ...(await checkProjections(computeDtype, true)),
+    );
+    rows.push(...(await checkOctets(computeDtype)));
+  }
   rows.push(...(await checkTilings(computeDtype)), ...(await checkAttention(computeDtype)));
   return rows;
 }
 
 /**
  * Checks the narrow sides of low-rank paths, for one factor and for several, of which the second is transposed, and the
- * gradients of factors.
+ * gradients of factors, from rows or octets.
  */
-async function checkProjections(computeDtype: string): Promise<Row[]> {
+async function checkProjections(computeDtype: string, inOctets: boolean): Promise<Row[]> {
   const rows: Row[] = [];
   const backend = tf.backend() as unknown as WebGPUBackend;
   for (const [count, cols, ranks] of [
@@ -150,7 +160,8 @@ async function checkProjections(computeDtype: string): Promise<Row[]> {
     [1027, 8192, [20, 64]],
   ] as [number, number, number[]][]) {
     const x = tf.randomNormal([count, cols], 0, 1e-6, 'float32', 1);
-    const packed = packRows(backend, x);
+    const packed = packRows(backend, x, {inOctets});
+    const given = inOctets ? 'octets of ' : '';
     const factors = ranks.map((rank, i) => ({
       tensor: tf.randomNormal(i === 1 ? [cols, rank] : [rank, cols], 0, 1e-5, 'float32', 2 + i),
       isTransposed: i === 1,
@@ -161,7 +172,7 @@ async function checkProjections(computeDtype: string): Promise<Row[]> {
     for (const {dataId} of tensors) backend.disposeData(dataId);
     for (const [i, {tensor, isTransposed, scale}] of factors.entries()) {
       rows.push({
-        what: `${count} × ${cols} to rank ${ranks[i]} of ${ranks}`,
+        what: `${given}${count} × ${cols} to rank ${ranks[i]} of ${ranks}`,
         computeDtype,
         error: await errorOf(
           tf.engine().makeTensorFromTensorInfo(lows[i]),
@@ -173,7 +184,7 @@ async function checkProjections(computeDtype: string): Promise<Row[]> {
     const low = tf.randomNormal([count, 8], 0, 1e-7, 'float32', 9);
     for (const isTransposed of [true, false]) {
       rows.push({
-        what: `rank 8 of ${count} rows times ${count} × ${cols}${isTransposed ? ', transposed' : ''}`,
+        what: `rank 8 of ${count} rows times ${given}${count} × ${cols}${isTransposed ? ', transposed' : ''}`,
         computeDtype,
         error: await errorOf(
           tf.engine().makeTensorFromTensorInfo(matrixFactorGradient(backend, low, packed, isTransposed)),
@@ -183,6 +194,65 @@ async function checkProjections(computeDtype: string): Promise<Row[]> {
     }
     for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
     tf.dispose([x, low]);
+  }
+  return rows;
+}
+
+/** Checks products of rows in octets: results of every kind, with and without a low-rank path. */
+async function checkOctets(computeDtype: string): Promise<Row[]> {
+  const rows: Row[] = [];
+  const backend = tf.backend() as unknown as WebGPUBackend;
+  const widened = ({halves, scales}: {halves: RowsView; scales: tf.TensorInfo}) => {
+    const identity = tf.eye(2 * halves.shape[1]);
+    const made = project(backend, {halves, scales}, identity, 1);
+    identity.dispose();
+    return tf.engine().makeTensorFromTensorInfo(made);
+  };
+  for (const [m, k, n, rank] of [
+    [2048, 2048, 1024, 8],
+    [1027, 2080, 1000, 16],
+    [37, 8192, 136, 4],
+  ]) {
+    const normal = (shape: [number, number], deviation: number, seed: number) =>
+      tf.randomNormal(shape, 0, deviation, 'float32', seed) as tf.Tensor2D;
+    const [x, low, factor] = [normal([m, k], 1e-6, 1), normal([m, rank], 1e-6, 2), normal([rank, n], 1, 3)];
+    const tensor = randomFloat16(k, n / 2, 7);
+    const weight = storedFormat({parts: [tensor], rows: k}, 'float16', n);
+    const plain = unpackMatrix({tensor, dtype: 'float16', rows: k, cols: n});
+    const packed = packRows(backend, x, {inOctets: true});
+    const product = {x: packed.halves, weight, rows: k, cols: n, transposeWeight: false};
+    for (const update of [undefined, {low, factor, isTransposed: false}]) {
+      const expected = tf.tidy(() => {
+        const sum = tf.matMul(x, plain);
+        return update ? tf.add(sum, tf.matMul(low, factor)) : sum;
+      });
+      const check = async (what: string, got: tf.Tensor) =>
+        rows.push({
+          what: `octets of ${m} × [${k}, ${n}]${update ? ` and rank ${rank}` : ''} to ${what}`,
+          computeDtype,
+          error: await errorOf(got, expected.clone()),
+        });
+      for (const kind of ['float32', 'added'] as const) {
+        const y = tf.zeros([m, n]);
+        runMatrixProduct(backend, product, {y, kind}, packed, {update});
+        await check(kind, y);
+      }
+      for (const halves of [tf.zeros([m, n / 2], 'int32'), makeOctets(backend, m, n)] as RowsView[]) {
+        runMatrixProduct(backend, product, {y: halves, kind: 'halves'}, packed, {update});
+        await check(halves.inOctets ? 'octets' : 'halves', widened({halves, scales: packed.scales}));
+        backend.disposeData(halves.dataId);
+      }
+      expected.dispose();
+    }
+    const parts = tf.zeros([2, m, n]);
+    runMatrixProduct(backend, product, {y: parts, kind: 'float32'}, packed, {splits: 2});
+    const error = await errorOf(
+      tf.tidy(() => parts.sum(0)),
+      tf.matMul(x, plain),
+    );
+    rows.push({what: `octets of ${m} × [${k}, ${n}] in two parts`, computeDtype, error});
+    for (const {dataId} of [packed.halves, packed.scales]) backend.disposeData(dataId);
+    tf.dispose([x, low, factor, tensor, plain, parts]);
   }
   return rows;
 }

@@ -1,4 +1,5 @@
 import type {StackMemory, StackStep} from '../../../ops/stackMemory.ts';
+import {usesOctets} from '../device/octets.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {MANY_ROWS} from '../weights/usingWeight.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
