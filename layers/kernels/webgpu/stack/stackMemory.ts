@@ -35,7 +35,9 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
     : halves(2 * hidden + 2 * intermediate) + attention;
   const part = Math.min(rows, partRows(hidden, intermediate, checkpointing !== false));
   const chunk = Math.min(part, chunkRows(hidden, intermediate, checkpointing !== false));
-  const isWritten = chunk >= (isQuantized ? MANY_ROWS.quantized : MANY_ROWS.half);
+  const isWritten =
+    chunk >= (isQuantized ? MANY_ROWS.quantized : MANY_ROWS.half) ||
+    usesOctets(backend, rows, [hidden, intermediate]);
   const weight = isWritten ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =

@@ -107,7 +107,7 @@ export class StackPass {
   private readonly rows: number;
   private readonly size: number;
   private readonly parts: Part[];
-  /** Whether feed-forward stores its rows in octets. */
+  /** Whether normed rows, gradients and the rows of feed-forward are in octets, for faster products. */
   private readonly inOctets: boolean;
 
   /**
@@ -276,7 +276,7 @@ export class StackPass {
     const {backend, attention} = this;
     const heads = makeAllHeads(backend, attention, areKept);
     const lows = this.parts.map(({begin, count}) => {
-      const normed = this.halves(count, this.size);
+      const normed = this.halves(count, this.size, this.inOctets);
       const packed = kept && packedView(kept, begin, count);
       normalizeRows(backend, viewOf(x, begin, count), this.norm(block.inputNorm), normed, packed);
       const lows = this.lows(block, QUERY_KEY_VALUE, normed);
@@ -414,7 +414,7 @@ export class StackPass {
     const [count] = d.shape;
     const gates = kept ?? this.gates(count);
     const {normed, product, lows} = this.gate(block, h, gates, kept !== undefined);
-    const slope = packRows(backend, d, {top: TOP_OF_GRADIENTS, inOctets: this.inOctets});
+    const slope = this.slope(d);
     const {down_proj: low} = this.lows(block, ['down_proj'], product);
     const ofDown = {x: {halves: product}, dy: slope, low};
     const lowSlope = this.adapterGrad(block, 'down_proj', ofDown, sums);
@@ -450,7 +450,7 @@ export class StackPass {
     const dy = {halves: this.halves(this.rows, cols), scales: backend.makeTensorInfo([this.rows], 'float32')};
     for (const [i, {begin, count}] of this.parts.entries()) {
       const scales = rowsView(dy.scales, begin, count);
-      const slope = packRows(backend, rowsView(d, begin, count), {top: TOP_OF_GRADIENTS, scales});
+      const slope = this.slope(rowsView(d, begin, count), scales);
       const halves = rowsView(attention.attended, begin, count);
       const lowSlope = this.adapterGrad(block, 'o_proj', {x: {halves}, dy: slope, low: lows[i]}, sums);
       const y = rowsView(dy.halves, begin, count);
@@ -459,7 +459,7 @@ export class StackPass {
     }
     const gradients = attendRowsGrad(backend, this.attention, made.heads, {...attention, dy});
     for (const [i, {begin, count}] of this.parts.entries()) {
-      const normed = this.halves(count, this.size);
+      const normed = this.halves(count, this.size, this.inOctets);
       const input = packedView(x, begin, count);
       normalizeRows(backend, input, this.norm(block.inputNorm), normed);
       const lows = made.lows[i] ?? this.lows(block, QUERY_KEY_VALUE, normed);
@@ -499,6 +499,11 @@ export class StackPass {
 
   private norm(weight: tf.TensorInfo) {
     return {weight, epsilon: this.attributes.epsilon};
+  }
+
+  /** Packs a gradient for products. */
+  private slope(d: RowsView, scales?: RowsView): PackedTensors {
+    return packRows(this.backend, d, {top: TOP_OF_GRADIENTS, scales, inOctets: this.inOctets});
   }
 
   /** Makes float16 rows. */
