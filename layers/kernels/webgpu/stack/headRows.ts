@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import {refuseOctets} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {type ElementType, numbered, shader} from '../device/shader.ts';
@@ -58,6 +59,7 @@ export function splitHeads(
   const counts = parts.map(({heads}) => rows * heads * (headDim / 8));
   const n = parts.length;
   const given = parts.map(({rows}) => buffersOf(rows));
+  refuseOctets('SplitHeads', ...given.map(({x}) => x));
   runShader(backend, {
     shader: splitting(
       parts[0].to.dtype === 'int32',
