@@ -166,6 +166,24 @@ export async function readDatasetInfo(path: string, names: readonly string[] = [
   }
 }
 
+/** Usual names of columns in files, with the part of a record that they hold. */
+const PARTS: Readonly<Record<string, ColumnName>> = {
+  instruction: 'prompt',
+  question: 'prompt',
+  input: 'query',
+  output: 'response',
+  completion: 'response',
+  answer: 'response',
+  conversations: 'messages',
+};
+
+/** Advice for an unknown key of `columns` or `tags`. */
+function partAdvice(part: string, value: unknown, known: string[]): string {
+  if (known.includes(value as string)) return `Write it the other way round: {"${value}": "${part}"}.`;
+  const meant = Object.hasOwn(PARTS, part) && known.includes(PARTS[part]) ? PARTS[part] : undefined;
+  return `Nearest: ${meant ?? nearestNames(part, known, 1)}.`;
+}
+
 function completeSource(name: string, entry: DatasetEntry, where: string): DatasetSource {
   const invalid = (key: string, expected: string, got: unknown, advice = '') =>
     new TfjsLoraError(
@@ -210,7 +228,7 @@ function completeSource(name: string, entry: DatasetEntry, where: string): Datas
         throw new TfjsLoraError(
           'INVALID_CONFIG',
           `${where} ${key} ${part}: expected one of ${known[key].join(', ')}, got '${part}'. ` +
-            `Nearest: ${nearestNames(part, known[key], 1)}.`,
+            partAdvice(part, value, known[key]),
         );
       }
       if (value != null && typeof value !== 'string') throw invalid(`${key} ${part}`, 'a string', value);

@@ -427,6 +427,20 @@ describe('mistakes', () => {
       "x columns promt: expected one of prompt, query, response, history, messages, system, tools, chosen, rejected, kto_tag, images, videos, audios, got 'promt'. Nearest: prompt.",
     ],
     [
+      "a column's usual name",
+      {x: {file_name: 'x.json', columns: {instruction: 'a'} as object}},
+      alpaca,
+      'INVALID_CONFIG',
+      "got 'instruction'. Nearest: prompt.",
+    ],
+    [
+      'columns the other way round',
+      {x: {file_name: 'x.json', columns: {question: 'prompt'} as object}},
+      alpaca,
+      'INVALID_CONFIG',
+      'got \'question\'. Write it the other way round: {"prompt": "question"}.',
+    ],
+    [
       'a wrong tag name',
       {x: {file_name: 'x.json', tags: {role: 'a'} as object}},
       alpaca,
