@@ -16,6 +16,7 @@ import {assertPredictable, type PredictOptions} from '../../training/prediction/
 import type {FitArgs} from '../../training/run/fitArgs.ts';
 import type {CompileArgs} from '../../training/steps/trainingStep.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
+import {inRecipeKeys} from './inRecipeKeys.ts';
 import {lengthOf, loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {lossOf} from './lossOf.ts';
 import {applyMethod, folderOf, openBase, useModel} from './openModel.ts';
@@ -116,7 +117,9 @@ export async function prepareRecipe(recipe: Recipe, options: PrepareOptions = {}
     };
     if (training) {
       model.compile({...training.compile, loss: lossOf(recipe, opened, judge)});
-      await model.trainer.check(data.training!, training.fit);
+      await model.trainer.check(data.training!, training.fit).catch((error) => {
+        throw inRecipeKeys(error);
+      });
     } else if (data.validation) {
       assertData(data.validation, 'evaluation data', limitsOf(model));
     }

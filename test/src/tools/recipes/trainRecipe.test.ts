@@ -118,6 +118,16 @@ describe('a plan', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
+  test('that needs too much memory is refused with the keys that would make it fit', async () => {
+    const recipe = await read(`output_dir=${output('planned')}`, 'disable_gradient_checkpointing=true');
+    await expect(planRecipe(recipe, {backend: 'wasm', memoryBudget: 1e5})).rejects.toMatchObject({
+      code: 'INSUFFICIENT_MEMORY',
+      message: expect.stringMatching(
+        /Change disable_gradient_checkpointing: false .* per_device_train_batch_size: 1 with gradient_accumulation_steps: \d+ .* cutoff_len: \d+ .* quantization_bit: 4 and optim: paged_adamw_8bit\./,
+      ),
+    });
+  });
+
   test('says what fits into the memory of wasm, if not the whole run', async () => {
     const plan = await planRecipe(
       await read(`output_dir=${output('planned')}`, 'per_device_train_batch_size=1000000'),
