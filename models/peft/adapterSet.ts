@@ -166,10 +166,10 @@ export class AdapterSet {
   }
 
   private assertNewName(adapterName: string): void {
-    if (!/^[\w-]+$/.test(adapterName) || adapterName === BASE) {
+    if (typeof adapterName !== 'string' || !/^[\w-]+$/.test(adapterName) || adapterName === BASE) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
-        `adapter name "${adapterName}": expected letters, digits, _ or -, and not ${BASE}, which means no adapter`,
+        `adapter name ${show(adapterName)}: expected letters, digits, _ or -, and not ${BASE}, which means no adapter`,
       );
     }
     if (this.optionsByName.has(adapterName)) {
@@ -303,13 +303,18 @@ export class AdapterSet {
     const weightOf = (layer: AdaptedLayer) => (name: string) =>
       [name, layer.adapters.get(name)?.weight ?? 1] as const;
     for (const layer of this.layers().values()) layer.assertActive(new Map(names.map(weightOf(layer))));
-    const before = [...this.layers().values()].map((layer) => [layer, layer.activeAdapters] as const);
+    const before = [...this.layers().values()].map((layer) => {
+      return [layer, layer.activeAdapters.map((name) => layer.adapter(name))] as const;
+    });
     const merged = this.merging.isMerged;
     if (merged) this.merging.unmerge();
     for (const [layer] of before) layer.activeAdapters = names.filter((name) => layer.adapters.has(name));
     const restore = () => {
       if (before.some(([layer]) => layer.isMerged)) this.merging.unmerge(); // what was merged meanwhile
-      for (const [layer, active] of before) layer.activeAdapters = active;
+      for (const [layer, active] of before) {
+        const left = active.filter((adapter) => layer.adapters.get(adapter.name) === adapter); // renamed or deleted meanwhile
+        layer.activeAdapters = left.map(({name}) => name);
+      }
       if (merged) this.merging.merge({dequantize: true}); // as before: a quantized base can only be merged dequantized
     };
     let result: R;

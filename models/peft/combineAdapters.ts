@@ -72,6 +72,12 @@ interface Factors {
   weight: number;
 }
 
+/** An adapter in one layer, and its weight in the combination. */
+interface Weighted {
+  adapter: LoRAAdapter;
+  weight: number;
+}
+
 /** The combined matrices of one layer. */
 type Combined = Pick<Factors, 'a' | 'b'>;
 
@@ -106,14 +112,16 @@ export async function combineAdapters(
       `combineAdapters: expected adapters with bias none, got "${withBiases}", which trains biases of the base`,
     );
   }
+  const first = adapters.options(names[0]);
+  // all at first: adapters may be renamed while matrices are read
+  const weighted = layers.map(([layerName, layer]) => [layerName, weightedOf(layer, weights)] as const);
   const combined = new Map<string, Combined>();
-  for (const [layerName, layer] of layers) {
+  for (const [layerName, each] of weighted) {
     await letSignalsThrough(signal);
-    combined.set(layerName, combine(await factorsOf(layer, weights), layerName));
+    combined.set(layerName, combine(await Promise.all(each.map(factorsOf)), layerName));
     onProgress?.({layer: layerName, done: combined.size, total: layers.length});
   }
   assertIdle(model, 'combineAdapters'); // checked again, because a training may have begun meanwhile
-  const first = adapters.options(names[0]);
   adapters.add({...optionsOf(first, combined), adapterName}, () => {
     for (const [layerName, {a, b}] of combined) {
       const {loraA, loraB} = adapters.lowRank().get(layerName)!.adapter(adapterName);
@@ -146,12 +154,11 @@ function assertWeights(weights: Record<string, number>, adapters: AdapterSet): v
   }
 }
 
-/** Reads the matrices of the weighted adapters that a layer has. */
-async function factorsOf(layer: LoRADense, weights: Record<string, number>): Promise<Factors[]> {
-  const factors: Factors[] = [];
-  for (const [name, weight] of Object.entries(weights)) {
+/** Returns the weighted adapters that a layer has. */
+function weightedOf(layer: LoRADense, weights: Record<string, number>): Weighted[] {
+  return Object.entries(weights).flatMap(([name, weight]) => {
     const adapter = layer.adapters.get(name);
-    if (!adapter) continue;
+    if (!adapter) return [];
     const {useDoRA, loraBias} = adapter.settings;
     const {peftType} = layer.adapterClass;
     if (useDoRA || loraBias || peftType !== LoRAAdapter.peftType) {
@@ -162,10 +169,13 @@ async function factorsOf(layer: LoRADense, weights: Record<string, number>): Pro
           'Merge such adapters into the base one after another instead.',
       );
     }
-    const [a, b] = await Promise.all([valuesOf(adapter.loraA), valuesOf(adapter.loraB)]);
-    factors.push({a, b, scale: adapter.ownScaling, weight});
-  }
-  return factors;
+    return {adapter, weight};
+  });
+}
+
+async function factorsOf({adapter, weight}: Weighted): Promise<Factors> {
+  const [a, b] = await Promise.all([valuesOf(adapter.loraA), valuesOf(adapter.loraB)]);
+  return {a, b, scale: adapter.ownScaling, weight};
 }
 
 async function valuesOf(parameter: Parameter): Promise<DenseValues> {

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {AdaptedLayer} from '../../layers/adaptedLayer.ts';
+import type {LoRAAdapter} from '../../layers/loraAdapter.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
 import type {RowFactors} from '../../layers/rowFactors.ts';
 import {TfjsLoraError} from '../../quant/errors.ts';
@@ -21,6 +22,8 @@ interface Adapters {
  */
 export class RowAdapters {
   private readonly factors = new Map<LoRADense, RowFactors>();
+  /** The adapters whose weights were copied, by layer. */
+  private readonly copied = new Map<LoRADense, [name: string, adapter: LoRAAdapter][]>();
   private readonly layers: AdaptedLayer[];
   private readonly active: string[];
 
@@ -45,18 +48,25 @@ export class RowAdapters {
       );
     }
     for (const layer of this.layers) {
-      const factors = layer instanceof LoRADense ? layer.stackRows(names) : undefined;
-      if (factors) this.factors.set(layer as LoRADense, factors);
+      if (!(layer instanceof LoRADense)) continue;
+      const factors = layer.stackRows(names);
+      if (!factors) continue;
+      this.factors.set(layer, factors);
+      this.copied.set(
+        layer,
+        [...layer.adapters].filter(([name]) => names.includes(name)),
+      );
     }
   }
 
   /**
    * Runs a forward pass of the rows, which must be synchronous.
    *
-   * @throws TfjsLoraError `UNKNOWN_ADAPTER` for one that was deleted or renamed since
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER` for one that was deleted or renamed since, even if another has its name now
    */
   run<R>(pass: () => R): R {
     for (const name of new Set(this.names)) if (name !== BASE) this.adapters.options(name);
+    this.assertSame();
     return this.adapters.with(this.active, () => {
       for (const layer of this.layers) layer.rowNames = this.names;
       for (const [layer, factors] of this.factors) layer.rowFactors = factors;
@@ -67,6 +77,17 @@ export class RowAdapters {
         for (const layer of this.factors.keys()) layer.rowFactors = undefined;
       }
     });
+  }
+
+  private assertSame(): void {
+    for (const [layer, adapters] of this.copied) {
+      const [name] = adapters.find(([name, adapter]) => layer.adapters.get(name) !== adapter) ?? [];
+      if (name === undefined) continue;
+      throw new TfjsLoraError(
+        'UNKNOWN_ADAPTER',
+        `adapter "${name}": expected the one that the rows were prepared with, got another. Prepare them again.`,
+      );
+    }
   }
 
   dispose(): void {

@@ -123,6 +123,49 @@ describe('renameAdapter', () => {
     model.dispose();
   });
 
+  test('an adapter that is renamed or deleted while others compute stays so afterwards', () => {
+    const model = twoAdapters();
+    const before = logitsOf(model);
+    model.withAdapters('a', () => model.renameAdapter('b', 'c'));
+    expect(model.activeAdapters).toEqual(['c']);
+    expect(logitsOf(model)).toEqual(before);
+    const base = model.withoutAdapter(() => logitsOf(model));
+    model.withAdapters('a', () => model.deleteAdapter('c'));
+    expect(model.activeAdapters).toEqual([]);
+    expect(logitsOf(model)).toEqual(base);
+    model.dispose();
+  });
+
+  test('prepared rows refuse another adapter that has their name now', async () => {
+    const model = twoAdapters().deleteAdapter('b').applyLoRA({adapterName: 'b', rank: 2});
+    const rows = model.rowAdapters(['a', 'b']);
+    model.renameAdapter('a', 'c').renameAdapter('b', 'a').renameAdapter('c', 'b');
+    expect(await errorOf(() => rows.run(() => 0))).toEqual({
+      code: 'UNKNOWN_ADAPTER',
+      message:
+        'adapter "a": expected the one that the rows were prepared with, got another. Prepare them again.',
+    });
+    rows.dispose();
+    model.dispose();
+  });
+
+  test('a combination of adapters does not change with their names', async () => {
+    const [one, other] = [1, 1].map(() =>
+      twoAdapters().deleteAdapter('b').applyLoRA({adapterName: 'b', rank: 2}),
+    );
+    for (const [model, renames] of [
+      [one, false],
+      [other, true],
+    ] as const) {
+      stirAdapter(model, 'b', 9);
+      const onProgress = () =>
+        void (renames && model.adapterNames.includes('b') && model.renameAdapter('b', 'z'));
+      await model.combineAdapters({a: 1, b: 1}, {adapterName: 'both', combinationType: 'cat', onProgress});
+    }
+    expect(logitsOf(other)).toEqual(logitsOf(one));
+    for (const model of [one, other]) model.dispose();
+  });
+
   test('keeps the state of an optimizer', async () => {
     const batch = {inputIds: [[1, 2, 3]], labels: [[1, 2, 3]]};
     const losses = [false, true].map(async (renames) => {
@@ -144,6 +187,7 @@ describe('renameAdapter', () => {
     ['a', 'a', 'adapter "a": expected a new name, got one that exists'],
     ['a', 'x y', 'adapter name "x y": expected letters'],
     ['a', '__base__', 'adapter name "__base__": expected letters'],
+    ['a', 5 as unknown as string, 'adapter name 5: expected letters'],
     ['d', 'c', 'adapter "d": expected one of a, b'],
   ])('refuses to rename %s to %s', async (name, newName, message) => {
     const model = twoAdapters();
