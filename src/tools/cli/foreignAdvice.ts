@@ -15,14 +15,16 @@ const COMMANDS: Readonly<Record<string, string>> = {
 /**
  * Adds advice to commander's message about a command that another library has, or a recipe key that is written as an
  * option.
+ *
+ * @param takesKeys whether the command takes `key=value` after a recipe
  */
-export function withForeignAdvice(text: string): string {
+export function withForeignAdvice(text: string, takesKeys: boolean): string {
   const [, command = ''] = /unknown command '([^']*)'/.exec(text) ?? [];
   const [, option = ''] = /unknown option '--([^'=]*)/.exec(text) ?? [];
   const key = option.replaceAll('-', '_');
   const advice = Object.hasOwn(COMMANDS, command)
     ? COMMANDS[command]
-    : isRecipeKey(key)
+    : takesKeys && isRecipeKey(key)
       ? `Write it after the recipe, without dashes: ${key}=<value>.`
       : undefined;
   return advice === undefined ? text : `${text.split('\n')[0]}\n${advice}\n`;

@@ -78,7 +78,6 @@ export function createProgram({hasVersionOption = true} = {}): Command {
     })
     // The commands below inherit the rest.
     .configureHelp({showGlobalOptions: true, styleTitle: bold})
-    .configureOutput({outputError: (text, write) => write(red(withForeignAdvice(text)))})
     .showHelpAfterError('Add --help for the usage.')
     .exitOverride();
   if (hasVersionOption) program.version(packageJson.version);
@@ -96,6 +95,10 @@ export function createProgram({hasVersionOption = true} = {}): Command {
     completion,
   ];
   for (const register of commands) register(program);
+  for (const command of [program, ...program.commands]) {
+    const takesKeys = command.registeredArguments.some((argument) => argument.name() === 'key=value');
+    command.configureOutput({outputError: (text, write) => write(red(withForeignAdvice(text, takesKeys)))});
+  }
   return withExamples(
     program,
     ['tfjs-lora quickstart', 'fine-tune the small Llama in this package'],

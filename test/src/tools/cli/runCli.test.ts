@@ -113,6 +113,11 @@ test.each([
   expect(err.split('\n')[1]).toBe(advice);
 });
 
+test('a recipe key as an option of a command without a recipe gets no advice', async () => {
+  const {status, err} = await runCommandLine('doctor', '--template', 'llama3');
+  expect({status, err}).toMatchObject({status: 2, err: expect.not.stringContaining('recipe')});
+});
+
 describe('--import', () => {
   test.each(['./no-extension.js', 'no-such-extension'])(
     'names a module that is missing: %s',
