@@ -33,7 +33,7 @@ export const decodeStackOp = op<
  * cached keys and values. No gradient. A kernel reads each weight once, as it is stored, and overwrites the caches.
  *
  * @param x `[B, 1, C]` float32
- * @param blocks the same array at each position of a generation; its tensors must do not change
+ * @param blocks the same array at each position of a generation; its tensors must not change
  * @param caches one per block, of which the first `past` positions count; the results replace them
  * @param past number of cached positions, fewer than the caches' capacity
  * @returns `[B, 1, C]` float32, and the caches with the new position
