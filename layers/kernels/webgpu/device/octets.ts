@@ -23,9 +23,18 @@ export function usesOctets(backend: WebGPUBackend, rows: number, widths: number[
   return isMatched && widths.every((width) => width % OCTETS_STEP === 0);
 }
 
-/** Makes a tensor for float16 `[rows, cols]` in octets; `cols` is a multiple of {@link OCTETS_STEP}. */
-export function makeOctets(backend: WebGPUBackend, rows: number, cols: number): tf.TensorInfo & RowsView {
-  const scratch = makeScratch(backend, [padded(rows), cols / 2], 'int32');
+/**
+ * Makes a tensor for float16 `[rows, cols]` in octets; `cols` is a multiple of {@link OCTETS_STEP}.
+ *
+ * @param isKept see {@link makeScratch}
+ */
+export function makeOctets(
+  backend: WebGPUBackend,
+  rows: number,
+  cols: number,
+  isKept = false,
+): tf.TensorInfo & RowsView {
+  const scratch = makeScratch(backend, [padded(rows), cols / 2], 'int32', isKept);
   return {...scratch, shape: [rows, cols / 2], inOctets: true};
 }
 

@@ -93,7 +93,7 @@ const infoOf = ({dataId, dtype, shape}: tf.TensorInfo): tf.TensorInfo => ({dataI
 /**
  * Returns attention's result as rows `[B·T, H·D]`, and the logarithms of its sums, for backward.
  *
- * @param isKept see {@link makeHeads}
+ * @param isKept see `makeScratch`
  */
 export function attendRows(
   backend: WebGPUBackend,

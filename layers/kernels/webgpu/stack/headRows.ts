@@ -90,7 +90,7 @@ export function splitHeads(
 /**
  * Makes heads `[B, H, T, D]`, float16 in int32 or float32.
  *
- * @param isKept whether blocks keep them for long, so that their buffers must not be larger than they need
+ * @param isKept see {@link makeScratch}
  */
 export function makeHeads(
   backend: WebGPUBackend,
@@ -99,10 +99,9 @@ export function makeHeads(
   isPacked: boolean,
   isKept = false,
 ): tf.TensorInfo {
-  const make = isKept ? makeExact : makeScratch;
   return isPacked
-    ? make(backend, [batch * heads * length, headDim / 2], 'int32')
-    : make(backend, [batch, heads, length, headDim], 'float32');
+    ? makeScratch(backend, [batch * heads * length, headDim / 2], 'int32', isKept)
+    : makeScratch(backend, [batch, heads, length, headDim], 'float32', isKept);
 }
 
 const TABLES = (isRotated: boolean): Record<'cosines' | 'sines', ElementType> => ({
@@ -175,7 +174,7 @@ const ROTATED = (direction: string) => `
  *
  * @param isScaled whether rows are scaled so that their largest magnitude is between 1 and 2
  * @param tables needed if a part is rotated
- * @param isKept see {@link makeHeads}
+ * @param isKept see {@link makeScratch}
  */
 export function joinHeads(
   backend: WebGPUBackend,
@@ -192,7 +191,7 @@ export function joinHeads(
     );
   const rows = batch * length;
   const made = parts.map(({heads}) => ({
-    halves: (isKept ? makeExact : makeScratch)(backend, [rows, (heads * headDim) / 2], 'int32'),
+    halves: makeScratch(backend, [rows, (heads * headDim) / 2], 'int32', isKept),
     scales: isScaled ? backend.makeTensorInfo([rows], 'float32') : undefined,
   }));
   runShader(backend, {
@@ -218,9 +217,6 @@ export function joinHeads(
   });
   return made;
 }
-
-const makeExact = (backend: WebGPUBackend, shape: number[], dtype: 'float32' | 'int32') =>
-  backend.makeTensorInfo(shape, dtype);
 
 const joining = shader((isScaled: boolean, areRotated: boolean[]) => {
   const n = areRotated.length;

@@ -155,15 +155,14 @@ export class StackPass {
       if (!isAllKept) this.free(...Object.values(heads));
       this.addProjection(block, 'o_proj', attended, hidden);
       if (!isAllKept && !isAttendedKept) this.free(attended, logSums);
-      const h = isAllKept ? packRows(backend, hidden) : undefined;
-      const gates = isAllKept ? this.gates(this.rows) : undefined;
+      const rest = isAllKept ? {h: this.packed(), ...this.gates(this.rows, true)} : undefined;
       for (const {begin, count} of this.chunksOf({begin: 0, count: this.rows}))
-        this.feedForward(block, rowsView(hidden, begin, count), gates, begin);
+        this.feedForward(block, rowsView(hidden, begin, count), rest, begin);
       block.paths.dispose();
       const own = x && {
         x,
         ...(isAttendedKept && {attended: {attended, logSums}}),
-        ...(h && gates && {rest: {...heads, attended, logSums, h, ...gates}}),
+        ...(rest && {rest: {...heads, attended, logSums, ...rest}}),
       };
       if (own) hosted?.add(tensorsOf(own));
       return own;
@@ -324,27 +323,38 @@ export class StackPass {
     return Object.fromEntries(names.map((name, i) => [name, lows[i]]));
   }
 
-  /** Adds the feed-forward part to some rows of the hidden states. Keeps the gates in `kept`, from row `begin` on. */
-  private feedForward(block: ReadyBlock, hidden: RowsView, kept: Gates | undefined, begin: number): void {
+  /** Adds the feed-forward part to some rows of the hidden states. Keeps them and the gates, from row `begin` on. */
+  private feedForward(
+    block: ReadyBlock,
+    hidden: RowsView,
+    kept: (Gates & {h: PackedTensors}) | undefined,
+    begin: number,
+  ): void {
     const [count] = hidden.shape;
     const own = kept ? undefined : this.gates(count);
     const gates = own ?? this.viewsOf(kept as Gates, begin, count);
-    const {normed, product, lows} = this.gate(block, hidden, gates, false);
+    const h = kept && packedView(kept.h, begin, count);
+    const {normed, product, lows} = this.gate(block, hidden, gates, false, h);
     this.addProjection(block, 'down_proj', product, hidden);
     this.free(normed, product, own?.gate, own?.up, ...Object.values(lows));
   }
 
-  /** h → normed → gates → product. @param areKnown whether the gates are computed already */
+  /**
+   * h → normed → gates → product. `kept` gets h, packed.
+   *
+   * @param areKnown whether the gates are computed already
+   */
   private gate(
     block: ReadyBlock,
     h: Rows,
     gates: GateViews,
     areKnown: boolean,
+    kept?: PackedTensors,
   ): {normed: tf.TensorInfo; product: tf.TensorInfo; lows: Lows} {
     const {backend} = this;
     const [count] = gates.gate.shape;
     const normed = this.halves(count, this.size, this.inOctets);
-    normalizeRows(backend, h, this.norm(block.postNorm), normed);
+    normalizeRows(backend, h, this.norm(block.postNorm), normed, kept);
     const lows = this.lows(block, GATE_UP, normed);
     if (!areKnown) {
       const x = {halves: normed};
@@ -507,15 +517,15 @@ export class StackPass {
   }
 
   /** Makes float16 rows. */
-  private halves(rows: number, cols: number, inOctets = false): tf.TensorInfo {
+  private halves(rows: number, cols: number, inOctets = false, isKept = false): tf.TensorInfo {
     return inOctets
-      ? makeOctets(this.backend, rows, cols)
-      : makeScratch(this.backend, [rows, cols / 2], 'int32');
+      ? makeOctets(this.backend, rows, cols, isKept)
+      : makeScratch(this.backend, [rows, cols / 2], 'int32', isKept);
   }
 
-  private gates(rows: number): Gates {
+  private gates(rows: number, areKept = false): Gates {
     const {intermediateSize} = this.attributes;
-    const make = () => this.halves(rows, intermediateSize, this.inOctets);
+    const make = () => this.halves(rows, intermediateSize, this.inOctets, areKept);
     return {gate: make(), up: make()};
   }
 

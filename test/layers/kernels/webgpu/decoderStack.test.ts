@@ -4,11 +4,17 @@ import {ROWS_STEP} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {KEPT_ATTENTION, PART} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
 import {type DecoderStackOptions, decoderStack, decoderStackOp} from '../../../../layers/ops/decoderStack.ts';
-import {hasKernel} from '../../../../layers/ops/dispatch.ts';
+import {hasKernel, runKernel} from '../../../../layers/ops/dispatch.ts';
 import {freeSpent} from '../../../../layers/ops/freeSpent.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {settleGradients} from '../../../../layers/ops/settleGradients.ts';
-import {PROJECTIONS, type StackBlock, type StackProjection} from '../../../../layers/ops/stackBlock.ts';
+import {
+  attributesOfStack,
+  PROJECTIONS,
+  type StackBlock,
+  type StackProjection,
+  tensorsOfStack,
+} from '../../../../layers/ops/stackBlock.ts';
 import type {StoredMatrix} from '../../../../layers/ops/storedMatrix.ts';
 import {quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
@@ -176,5 +182,27 @@ describeWebGPU('decoderStack in float16', () => {
       "gradientCheckpointing on webgpu: expected true or false where embeddings train, got 'offload'",
     );
     tf.dispose([expected, dy, inputs, one]);
+  });
+
+  test('keeps tensors for backward in buffers that are no larger than they are', async () => {
+    await choose('float16');
+    const backend = tf.backend() as unknown as WebGPUBackend;
+    const length = 256; // smaller results do not share buffers
+    const blocks = randomBlocks();
+    const table = tf.zeros([1, 1, length, DIM / 2]) as tf.Tensor4D;
+    const options = {heads: HEADS, keyValueHeads: GROUPS, epsilon: 1e-5, cos: table, sin: table};
+    const x = normal([1, length, SIZE], 7) as tf.Tensor3D;
+    for (const checkpointing of [true, false]) {
+      const stack = {
+        attributes: attributesOfStack(blocks, {...options, checkpointing}),
+        tensors: tensorsOfStack(blocks),
+      };
+      const inputs = {x, cos: table, sin: table};
+      const attributes = {stack, isRecorded: true, isInputSpent: false};
+      const kept = runKernel(decoderStackOp, inputs, attributes);
+      for (const {dataId, size} of kept) expect(backend.tensorMap.get(dataId).resource?.size).toBe(4 * size);
+      tf.dispose(kept);
+    }
+    tf.dispose([x, table]);
   });
 });
