@@ -50,10 +50,11 @@ function usesReference({data: {stage}, preference, labelLoss}: Recipe): boolean 
   return stage === 'dpo' && preference.type !== 'orpo' && preference.type !== 'simpo';
 }
 
-/** Whether the reference is the base that the trained adapter is added to, with at most one adapter. */
-function isOnTrainedBase({reference, model, method}: Recipe): boolean {
+/** Whether the reference is the base that the trained adapter is added to without a change, with at most one adapter. */
+function isOnTrainedBase({reference, model, method, pissa}: Recipe): boolean {
   return (
     method === 'lora' &&
+    !pissa.init &&
     reference.nameOrPath === model.nameOrPath &&
     reference.adapters.length <= 1 &&
     JSON.stringify(reference.quantization) === JSON.stringify(model.quantization) &&

@@ -399,8 +399,8 @@ const RULES: readonly RecipeRule[] = [
   ),
   rule(
     'pissa_init',
-    (keys) => keys.pissa_init && usesReference(keys),
-    'expected false where the model is compared with a reference, which PiSSA would change, got true',
+    (keys) => keys.pissa_init && usesReference(keys) && keys.ref_model === undefined,
+    'expected ref_model with it where the model is compared with a reference, because PiSSA changes the base, got none',
   ),
   rule(
     'pissa_convert',

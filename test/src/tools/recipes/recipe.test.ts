@@ -562,7 +562,7 @@ describe('faults', () => {
     ],
     [
       `${TRAIN}use_asft_loss: true\npissa_init: true`,
-      'pissa_init: expected false where the model is compared with a reference',
+      'pissa_init: expected ref_model with it where the model is compared with a reference',
     ],
     [
       `${TRAIN}use_asft_loss: true\nref_model_adapters: a`,

@@ -713,6 +713,8 @@ test('use_asft_loss compares a model that trains whole with itself before, or wi
   expect(fromItself[1]).toBeGreaterThan(dft[1] + 1e-3);
   const [first] = await losses('asft-other', ...asft, `ref_model=${output('dft')}`);
   expect(first).toBeGreaterThan(dft[0] + 1e-3);
+  const pissa = ['finetuning_type=lora', 'pissa_init=true', `ref_model=${MODEL}`]; // a second copy of the base
+  expect((await losses('asft-pissa', ...asft, ...pissa))[0]).toBeCloseTo(fromItself[0], 3);
 });
 
 test('predict_with_generate beside do_train scores the answers at each evaluation, as do_predict does', async () => {
