@@ -258,7 +258,8 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   /**
-   * Runs `fn` while only the named adapters are active. It does not change which weights train or are merged.
+   * Runs `fn` while only the named adapters are active. It does not change which weights train or are merged. Inside
+   * `fn`, no adapter can be added or activated.
    *
    * @throws TfjsLoraError `UNKNOWN_ADAPTER`
    */

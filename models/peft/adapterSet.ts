@@ -46,6 +46,8 @@ export class AdapterSet {
   /** The method of the adapter whose initialization changed the base. */
   baseChangedBy?: string;
   private readonly warnedOf = new Set<string>();
+  /** Number of calls of {@link with} that have not ended. */
+  private passes = 0;
   /** Merges the active adapters, and restores the base. */
   readonly merging: AdapterMerge;
 
@@ -184,6 +186,7 @@ export class AdapterSet {
   /** Refuses a wrong name, and an adapter for a base that is not as it was. */
   private assertNewAdapter(adapterName: string): void {
     this.assertNewName(adapterName);
+    this.assertOutside(`adapter "${adapterName}"`);
     if (this.merging.isMerged) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -227,6 +230,7 @@ export class AdapterSet {
   }
 
   activate(names: string | string[] | Record<string, number>): void {
+    this.assertOutside('setAdapter');
     if (this.merging.isMerged)
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -256,6 +260,15 @@ export class AdapterSet {
     trainBiasesOf(
       this.model.layers,
       [...weights.keys()].flatMap((name) => this.biasLayers(name)),
+    );
+  }
+
+  private assertOutside(what: string): void {
+    if (this.passes === 0) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      `${what}: expected a call after withAdapters or withoutAdapter, which restores the active adapters when it ends, got one ` +
+        'inside it.',
     );
   }
 
@@ -308,14 +321,17 @@ export class AdapterSet {
     });
     const merged = this.merging.isMerged;
     if (merged) this.merging.unmerge();
+    this.passes++;
     for (const [layer] of before) layer.activeAdapters = names.filter((name) => layer.adapters.has(name));
     const restore = () => {
+      this.passes--;
       if (before.some(([layer]) => layer.isMerged)) this.merging.unmerge(); // what was merged meanwhile
       for (const [layer, active] of before) {
         const left = active.filter((adapter) => layer.adapters.get(adapter.name) === adapter); // renamed or deleted meanwhile
         layer.activeAdapters = left.map(({name}) => name);
       }
-      if (merged) this.merging.merge({dequantize: true}); // as before: a quantized base can only be merged dequantized
+      // as before: a quantized base can only be merged dequantized
+      if (merged && this.active.length > 0) this.merging.merge({dequantize: true});
     };
     let result: R;
     try {

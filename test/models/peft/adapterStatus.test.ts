@@ -136,6 +136,18 @@ describe('renameAdapter', () => {
     model.dispose();
   });
 
+  test('adapters are added and activated outside withAdapters, which restores the active ones', async () => {
+    const model = twoAdapters();
+    const before = model.adapterStatus();
+    for (const change of [() => model.setAdapter('a'), () => model.applyLoRA({adapterName: 'c', rank: 1})])
+      expect(await errorOf(() => model.withAdapters('a', change))).toMatchObject({code: 'UNSUPPORTED'});
+    expect(model.adapterStatus()).toEqual(before);
+    model.setAdapter('a').mergeLoRA();
+    model.withoutAdapter(() => model.deleteAdapter('a'));
+    expect(model.adapterNames).toEqual(['b']);
+    model.dispose();
+  });
+
   test('prepared rows refuse another adapter that has their name now', async () => {
     const model = twoAdapters().deleteAdapter('b').applyLoRA({adapterName: 'b', rank: 2});
     const rows = model.rowAdapters(['a', 'b']);
