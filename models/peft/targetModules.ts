@@ -207,7 +207,7 @@ function unknownTarget(
   );
   const advice = isName
     ? `Nearest: ${nearest}.`
-    : target === 'all'
+    : ['all', 'all_linear'].includes(String(target))
       ? "For every linear layer, pass 'all-linear'."
       : `A string is a regular expression for the whole name (${linear[0]}); ` +
         `pass a list for names: ${namesFor(String(target), lastNames)}.`;

@@ -163,7 +163,7 @@ export function resolveDatasetArgs(args: DatasetArgs): DatasetPlan {
     streaming: args.streaming ?? false,
     bufferSize: args.bufferSize ?? 16384,
   };
-  if (typeof tokenizer !== 'object')
+  if (!tokenizer || typeof tokenizer !== 'object')
     throw mistake('tokenizer', 'a Tokenizer', show(tokenizer), "Pass the model's: model.tokenizer.");
   if (plan.dataset.length === 0) throw mistake('dataset', 'the name of a data set', show(args.dataset));
   if (!STAGES.includes(stage)) throw mistake('stage', STAGES.join(', '), show(stage));

@@ -13,7 +13,7 @@ export type ReferenceModel = Required<Pick<LossModel, 'tokenLosses'>> &
 export type Reference = ReferenceModel | string | readonly string[];
 
 const isModel = (reference: Reference): reference is ReferenceModel =>
-  typeof reference === 'object' && 'tokenLosses' in reference;
+  typeof reference === 'object' && reference !== null && 'tokenLosses' in reference;
 
 /** Returns the model that a reference adds to those in memory, if any. */
 export const otherModel = (reference: Reference | undefined): ReferenceModel | undefined =>
@@ -35,7 +35,7 @@ export function withReference<R>(
  * @param what names the loss in messages
  * @param alternative advice for those without a reference, or nothing
  * @throws TfjsLoraError `UNSUPPORTED` when the model has no adapter whose absence is the reference;
- *   `UNKNOWN_ADAPTER`, or `INVALID_ARGUMENT` for an adapter that trains
+ *   `UNKNOWN_ADAPTER`, or `INVALID_ARGUMENT` for an adapter or model that trains
  */
 export function assertReference(
   what: string,
@@ -43,6 +43,13 @@ export function assertReference(
   reference: Reference | undefined,
   alternative = '',
 ): void {
+  if (reference === model) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${what} reference: expected another model, got the trained one. Leave it out to compare with the model without its ` +
+        'adapter.',
+    );
+  }
   if (reference !== undefined && isModel(reference)) return;
   const {activeAdapters = [], adapterNames = []} = model;
   if (!model.withAdapters || activeAdapters.length === 0) {

@@ -41,6 +41,7 @@ test('matches a string or RegExp with the whole name', () => {
 
 test.each([
   ['all', "For every linear layer, pass 'all-linear'."],
+  ['all_linear', "For every linear layer, pass 'all-linear'."],
   ['q_proj,v_proj', 'pass a list for names: ["q_proj", "v_proj"].'],
 ])('says how to write the target %s of other libraries', (target, advice) => {
   expect(refusal(() => matchTargets(target, candidates)).message).toContain(advice);

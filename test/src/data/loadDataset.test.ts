@@ -592,9 +592,11 @@ describe('mistakes', () => {
     await expect(load('sets/x.csv')).rejects.toThrow(
       'got 1 others. Name an entry instead of a file, such as {"x": {"file_name": "sets/x.csv"}}.',
     );
-    await expect(load('y', {tokenizer: undefined as never})).rejects.toThrow(
-      "dataset tokenizer: expected a Tokenizer, got undefined. Pass the model's: model.tokenizer.",
-    );
+    for (const none of [undefined, null]) {
+      await expect(load('y', {tokenizer: none as never})).rejects.toThrow(
+        `dataset tokenizer: expected a Tokenizer, got ${none}. Pass the model's: model.tokenizer.`,
+      );
+    }
   });
 
   test('no dataset_info.json', async () => {

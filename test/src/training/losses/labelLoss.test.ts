@@ -179,6 +179,10 @@ test('asft trains a whole model beside a copy of it, and refuses references that
   await expect(model.trainOnBatch(batch)).rejects.toThrow(/reference: expected 19 logits, .*got 20/);
   model.applyLoRA({adapterName: 'head', targetModules: ['lm_head'], rank: 1, modulesToSave: []});
   model.applyLoRA({adapterName: 'own', targetModules: ['q_proj'], rank: 1});
+  model.compile({loss: labelLoss({type: 'asft', reference: model})});
+  await expect(model.trainOnBatch(batch)).rejects.toThrow(
+    /reference: expected another model, got the trained one/,
+  );
   model.compile({loss: labelLoss({type: 'asft', reference: 'head'})});
   await expect(model.trainOnBatch(batch)).rejects.toThrow(/leave lm_head as it is, .*got "head"/);
   for (const each of [model, reference, larger]) each.dispose();
@@ -188,6 +192,7 @@ test.each<[object, RegExp]>([
   [{type: 'dtf'}, /labelLoss type: expected smoothed, dft, eaft, asft, got "dtf"/],
   [{type: 'dft', alpha: 1}, /labelLoss alpha: expected none with dft, got 1/],
   [{type: 'smoothed', alpha: 2}, /labelLoss alpha: expected a number from 0 to 1, got 2/],
+  [{type: 'dft', reference: null as never}, /labelLoss reference: expected none with dft, .*got null/],
   [{type: 'dft', reference: 'a'}, /labelLoss reference: expected none with dft, .*got "a"/],
   [{type: 'eaft', alpha: -1}, /labelLoss alpha: expected a number from 0, got -1/],
 ])('%j is refused', (args, message) => {
