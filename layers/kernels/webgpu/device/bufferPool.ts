@@ -38,7 +38,7 @@ interface Entry {
  * - It bounds all buffers together by the recent peak use plus a tenth. If a missing buffer exceeds the bound, or the
  *   peak has fallen, those that were free for longest are destroyed. A run that repeats itself within the bound soon
  *   misses no buffer, and then nothing is destroyed.
- * - Lending and taking back cost the same for any number of buffers.
+ * - Lending by exact size and taking back cost the same for any number of buffers.
  */
 export class BufferPool {
   numBytesUsed = 0;
@@ -82,8 +82,8 @@ export class BufferPool {
   }
 
   /**
-   * Lends a buffer of at least this size: a free one of it, otherwise the smallest free one that is not much larger, or
-   * a new one. So results between kernels share buffers although their sizes differ.
+   * Lends a buffer of at least this size: a free one of it, otherwise the smallest free one that is at most four times
+   * as large, or a new one. So results between kernels share buffers although their sizes differ.
    */
   acquireAtLeast(size: number, usage: number): GPUBuffer {
     const first = usage * KEY_UNIT;
