@@ -4,6 +4,7 @@ import {LoRADense} from '../../layers/loraDense.ts';
 import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import {QuantizedParameter} from '../../layers/quantizedParameter.ts';
+import {TiedHead} from '../../layers/tiedHead.ts';
 import {
   countParameters,
   formatCount,
@@ -83,11 +84,13 @@ function statusOf(name: string, adapters: AdapterSet, all: AdaptedLayer[]): Adap
 }
 
 function layerStatus(layer: AdaptedLayer): AdaptedLayerStatus {
-  const base = [...walk([layer.original])].filter((inner) => inner instanceof ModuleLayer);
+  const {original} = layer;
+  const base = [...walk([original])].filter((inner) => inner instanceof ModuleLayer);
+  const shared = original instanceof TiedHead ? [original.weight] : [];
   return {
     name: layer.name,
     className: layer.getClassName(),
-    dtypes: dtypesOf(base.flatMap(({parameters}) => [...parameters.values()])),
+    dtypes: dtypesOf([...base.flatMap(({parameters}) => [...parameters.values()]), ...shared]),
     activeAdapters: [...layer.activeAdapters],
     mergedAdapters: mergedInto(layer),
     adapters: Object.fromEntries(

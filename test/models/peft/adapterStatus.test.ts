@@ -82,6 +82,15 @@ describe('adapterStatus', () => {
   });
 });
 
+test('a tied head has the type of the table that it shares', async () => {
+  const model = tinyLlama({tieWordEmbeddings: true}, {seed: 1}).applyLoRA({
+    rank: 2,
+    targetModules: ['lm_head'],
+  });
+  expect(model.adapterStatus().layers.map(({dtypes}) => dtypes)).toEqual([['float32']]);
+  model.dispose();
+});
+
 describe('renameAdapter', () => {
   test('gives an adapter another name in memory and in files, and changes nothing else', async () => {
     const model = twoAdapters();
