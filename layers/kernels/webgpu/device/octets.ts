@@ -16,11 +16,13 @@ export const OCTETS_STEP = 32;
 /** With fewer rows, transposing a weight costs more than the faster product saves. */
 export const OCTETS = {leastRows: 2048};
 
-/** Whether products read this many rows of these widths faster in octets. */
+/** Whether products read this many rows of these widths faster in octets, with weights that fit a buffer in float16. */
 export function usesOctets(backend: WebGPUBackend, rows: number, widths: number[]): boolean {
   const {hasMatrices, computeDtype} = capabilitiesOf(backend);
   const isMatched = hasMatrices && computeDtype === 'float16' && rows >= OCTETS.leastRows;
-  return isMatched && widths.every((width) => width % OCTETS_STEP === 0);
+  const [widest, second] = [...widths].sort((a, b) => b - a);
+  const areBindable = 2 * widest * second <= backend.device.limits.maxStorageBufferBindingSize;
+  return isMatched && areBindable && widths.every((width) => width % OCTETS_STEP === 0);
 }
 
 /**

@@ -26,7 +26,7 @@ interface Use {
 
 /**
  * Calls `use` with a weight of any type as it is stored or, for many rows in float16, as a matrix that is freed right
- * after. For `x · Wᵀ` by subgroup matrices that matrix is Wᵀ, because a product reads long rows of its second operand
+ * after, unless it is too large for a buffer. For `x · Wᵀ` by subgroup matrices that matrix is Wᵀ, because a product reads long rows of its second operand
  * faster than short ones: 296 instead of 277 TFLOP/s on an H200.
  */
 export function usingWeight<T>(
@@ -43,7 +43,8 @@ export function usingWeight<T>(
   const areMany = isHalf(attributes)
     ? isTurned && (inOctets || rowCount >= MANY_ROWS.half)
     : inOctets || rowCount >= MANY_ROWS.quantized;
-  if (computeDtype === 'float32' || !areMany || cols % 8 !== 0)
+  const isBindable = 2 * rows * cols <= backend.device.limits.maxStorageBufferBindingSize;
+  if (computeDtype === 'float32' || !areMany || !isBindable || cols % 8 !== 0)
     return use({weight, rows, cols, transposeWeight});
   const [tall, wide] = isTurned ? [cols, rows] : [rows, cols];
   const halves = makeScratch(backend, [tall, wide / 2], 'int32');

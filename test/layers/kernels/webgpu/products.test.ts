@@ -1,11 +1,18 @@
 import * as tf from '@tensorflow/tfjs';
+import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {usingWeight} from '../../../../layers/kernels/webgpu/weights/usingWeight.ts';
 import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {linear} from '../../../../layers/ops/linear.ts';
 import {loraMatMul} from '../../../../layers/ops/loraMatMul.ts';
 import {quantizedMatMul} from '../../../../layers/ops/quantizedMatMul.ts';
 import {storeQuantized} from '../../../../layers/ops/quantizedMatrix.ts';
 import {storedMatMul} from '../../../../layers/ops/storedMatMul.ts';
-import {isQuantized, type StoredMatrix} from '../../../../layers/ops/storedMatrix.ts';
+import {
+  attributesOf,
+  isQuantized,
+  type StoredMatrix,
+  tensorsOf,
+} from '../../../../layers/ops/storedMatrix.ts';
 import {unpackMatrix} from '../../../../layers/ops/unpackMatrix.ts';
 import {quantizeFP4, quantizeNF4} from '../../../../quant/blockwise/fourBit.ts';
 import {packFloat32Rows} from '../../../../quant/float16.ts';
@@ -92,6 +99,32 @@ describeWebGPU('products with stored weights', () => {
         TOLERANCE[computeDtype],
         magnitude,
       );
+    });
+
+    test('a weight too large for a buffer in float16 is dequantized inside the product', async () => {
+      const {device} = tf.backend() as unknown as WebGPUBackend;
+      const weight = storeQuantized(quantizeNF4(randomValues(24 * 16), [24, 16]));
+      const x = normal([300, 16], 3) as tf.Tensor2D;
+      const expected = tf.tidy(() => tf.matMul(x, dequantizeRows(weight), false, true));
+      const {limits} = device;
+      const value = {maxStorageBufferBindingSize: 2 * 24 * 16 - 1};
+      Object.defineProperty(device, 'limits', {value, configurable: true});
+      const use = {rowCount: 300, transposeWeight: true};
+      const tensors = tensorsOf(weight);
+      try {
+        usingWeight(
+          tf.backend() as unknown as WebGPUBackend,
+          tensors,
+          attributesOf(weight),
+          use,
+          (multiplier) => {
+            expect(Object.values(multiplier.weight.tensors)).toEqual(Object.values(tensors));
+          },
+        );
+      } finally {
+        Object.defineProperty(device, 'limits', {value: limits, configurable: true});
+      }
+      await expectSame(quantizedMatMul(x, weight, true), expected, TOLERANCE[computeDtype]);
     });
 
     // Odd widths are read element by element, which software drivers take seconds to compile: once is enough.
