@@ -57,6 +57,18 @@ export const octetAt = (row: string, octet: string, octets: number, inOctets = f
     ? `((${row}) / ${BLOCK}u * ${BLOCK * octets}u + (${octet}) * ${BLOCK}u + (${row}) % ${BLOCK}u)`
     : `((${row}) * ${octets}u + ${octet})`;
 
+/**
+ * WGSL of the place, in a tile of `rows` by `cols` vectors, of a thread's vector `i` when threads share the tile:
+ * neighbours in memory for neighbouring threads.
+ */
+export const placeInTile = (
+  {rows, cols, threads, inOctets}: {rows: number; cols: number; threads: number; inOctets: boolean},
+  i: number,
+): {row: string; col: string} =>
+  inOctets
+    ? {row: `local % ${rows}u`, col: `local / ${rows}u + ${(i * threads) / rows}u`}
+    : {row: `local / ${cols}u + ${(i * threads) / cols}u`, col: `local % ${cols}u`};
+
 /** WGSL of the index, among vectors of four numbers, of vector `quad` of a row that has `quads` of them. */
 export const quadAt = (row: string, quad: string, quads: number, inOctets = false): string =>
   inOctets

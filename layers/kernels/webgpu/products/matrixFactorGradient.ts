@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
 import {makeScratch} from '../device/makeScratch.ts';
-import {octetAt} from '../device/octets.ts';
+import {octetAt, placeInTile} from '../device/octets.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
@@ -88,16 +88,12 @@ const partialGradients = shader((cols: number, rank: number, {hasScales, inOctet
         ? `if (${at} < ${DEPTH * quads}u) { ${body(i, at)} }`
         : `{ ${body(i, at)} }`;
     });
-  // Where a thread's vectors are in the tile: neighbours in memory for neighbouring threads.
-  const rowOf = (i: number) =>
-    inOctets ? `local % ${DEPTH}u` : `local / ${perRow}u + ${(i * THREADS) / perRow}u`;
-  const colOf = (i: number) =>
-    inOctets ? `local / ${DEPTH}u + ${(i * THREADS) / DEPTH}u` : `local % ${perRow}u`;
+  const place = (i: number) => placeInTile({rows: DEPTH, cols: perRow, threads: THREADS, inOctets}, i);
   const load = `
     ${times(
       loads,
       (i) =>
-        `next${i} = x[${octetAt(`min(row0 + ${rowOf(i)}, u.rows - 1u)`, `col${i}`, vectors, inOctets)}];`,
+        `next${i} = x[${octetAt(`min(row0 + ${place(i).row}, u.rows - 1u)`, `col${i}`, vectors, inOctets)}];`,
     )}
     ${eachLow(
       (i, at) => `
@@ -121,7 +117,7 @@ var<workgroup> tileLow: array<vec4u, ${DEPTH * strideLow}>;`,
     body: `
   let begin = group.y * u.split;
   let end = min(begin + u.split, u.rows);
-  ${times(loads, (i) => `let col${i} = min(group.x * ${perRow}u + ${colOf(i)}, ${vectors - 1}u); // in vectors`)}
+  ${times(loads, (i) => `let col${i} = min(group.x * ${perRow}u + ${place(i).col}, ${vectors - 1}u); // in vectors`)}
   var largest = 0.0;
   for (var i = begin * ${quads}u + local; i < end * ${quads}u; i += WORKGROUP) {
     largest = max(largest, largestOf4(low[i]${scaleOf(`i / ${quads}u`)}));
@@ -137,7 +133,7 @@ var<workgroup> tileLow: array<vec4u, ${DEPTH * strideLow}>;`,
   var row0 = begin;
   ${load}
   while (row0 < end) {
-    ${times(loads, (i) => `tileX[(${rowOf(i)}) * ${strideX}u + ${colOf(i)}] = next${i};`)}
+    ${times(loads, (i) => `tileX[(${place(i).row}) * ${strideX}u + ${place(i).col}] = next${i};`)}
     ${eachLow(
       (i, at) => `
       let words = halved(lowNext${i});

@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
-import {octetAt} from '../device/octets.ts';
+import {octetAt, placeInTile} from '../device/octets.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {type ElementType, numbered, shader} from '../device/shader.ts';
@@ -217,16 +217,13 @@ const projection = shader((cols: number, ranks: number[], {hasScales, inOctets}:
   const threads = 32 * SUBGROUPS;
   const loads = (SIDE * WIDTH) / threads; // vectors of a thread
   const isWhole = vectors % WIDTH === 0;
-  // Where a thread's vectors are in the tile: neighbours in memory for neighbouring threads.
-  const rowOf = (i: number) =>
-    inOctets ? `local % ${SIDE}u` : `local / ${WIDTH}u + ${(i * threads) / WIDTH}u`;
-  const colOf = (i: number) =>
-    inOctets ? `local / ${SIDE}u + ${(i * threads) / SIDE}u` : `local % ${WIDTH}u`;
+  const place = (i: number) => placeInTile({rows: SIDE, cols: WIDTH, threads, inOctets}, i);
   const load = (from: string) =>
     times(loads, (i) => {
-      const value = `x[${octetAt(`min(row0 + ${rowOf(i)}, u.rows - 1u)`, 'v', vectors, inOctets)}]`;
+      const {row, col} = place(i);
+      const value = `x[${octetAt(`min(row0 + ${row}, u.rows - 1u)`, 'v', vectors, inOctets)}]`;
       const guarded = `if (v < ${vectors}u) { next${i} = ${value}; } else { next${i} = vec4u(0); }`;
-      return `{ let v = ${from} + ${colOf(i)}; ${isWhole ? `next${i} = ${value};` : guarded} }`;
+      return `{ let v = ${from} + ${col}; ${isWhole ? `next${i} = ${value};` : guarded} }`;
     });
   return {
     name: 'MatrixProject',
@@ -244,7 +241,7 @@ var<workgroup> tile: array<vec4u, ${Math.max(SIDE * STRIDE, 64 * SUBGROUPS * til
   ${times(loads, (i) => `var next${i}: vec4u;`)}
   ${load('0u')}
   for (var v0 = 0u; v0 < ${vectors}u; v0 += ${WIDTH}u) {
-    ${times(loads, (i) => `tile[(${rowOf(i)}) * ${STRIDE}u + ${colOf(i)}] = next${i};`)}
+    ${times(loads, (i) => `tile[(${place(i).row}) * ${STRIDE}u + ${place(i).col}] = next${i};`)}
     workgroupBarrier();
     if (v0 + ${WIDTH}u < ${vectors}u) {
       ${load(`v0 + ${WIDTH}u`)}
