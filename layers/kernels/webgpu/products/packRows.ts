@@ -82,27 +82,37 @@ export function packRows(
   const halves = inOctets ? makeOctets(backend, rows, cols) : makeScratch(backend, [rows, cols / 2], 'int32');
   const made = scales ?? backend.makeTensorInfo([rows], 'float32');
   const width = cols % 4 === 0 ? 4 : 2;
-  const shared = inOctets ? SHARED_ROWS : 1;
   runShader(backend, {
     shader: scaledRows(width, top, inOctets ? cols / width : 0),
     buffers: {halves, scales: made, x},
     uniforms: {rows, vectors: cols / width},
-    workgroups: Math.ceil(rows / shared),
+    workgroups: Math.ceil(rows / sharedRows(inOctets)),
   });
   return {halves, scales: made};
 }
 
 /** Rows in octets that share a workgroup, so that what its threads store has no gaps. */
-export const SHARED_ROWS = 4;
+const SHARED_ROWS = 4;
+
+/** Returns how many rows share a workgroup of a shader that stores them so. */
+export const sharedRows = (inOctets = false): number => (inOctets ? SHARED_ROWS : 1);
+
+/** WGSL for a shader whose workgroup shares `shared` rows of `u.vectors` vectors: its row, and a loop over vectors `c`. */
+export const sharingRows = (shared: number) => ({
+  row: `if (flatGroup * ${shared}u >= u.rows) { return; }
+  let row = min(flatGroup * ${shared}u + local % ${shared}u, u.rows - 1u);
+  let at = row * u.vectors;`,
+  eachVector: (body: string) =>
+    `for (var c = local / ${shared}u; c < u.vectors; c += WORKGROUP / ${shared}u) { ${body} }`,
+});
 
 /** @param quads of a row in octets; 0 if the result is stored row by row */
 const scaledRows = shader((width: number, top: number, quads: number) => {
   const inOctets = quads > 0;
-  const shared = inOctets ? SHARED_ROWS : 1;
+  const shared = sharedRows(inOctets);
+  const {row, eachVector} = sharingRows(shared);
   const isWide = width === 4;
   const [vector, half] = isWide ? (['vec4f', 'vec2u'] as const) : (['vec2f', 'u32'] as const);
-  const eachVector = (body: string) =>
-    `for (var c = local / ${shared}u; c < u.vectors; c += WORKGROUP / ${shared}u) { ${body} }`;
   return {
     name: 'PackRows',
     outputs: {halves: half, scales: 'f32'},
@@ -114,9 +124,7 @@ const scaledRows = shader((width: number, top: number, quads: number) => {
 ${largestOverWorkgroup(256, shared)}
 ${shiftTo(top)}`,
     body: `
-  if (flatGroup * ${shared}u >= u.rows) { return; }
-  let row = min(flatGroup * ${shared}u + local % ${shared}u, u.rows - 1u);
-  let at = row * u.vectors;
+  ${row}
   var largest = ${vector}(0.0);
   ${eachVector('largest = max(largest, abs(x[at + c]));')}
   let shift = shiftOf(largestOverWorkgroup(${isWide ? 'largestOf4(largest)' : 'max(largest.x, largest.y)'}, local));

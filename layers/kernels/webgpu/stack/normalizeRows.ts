@@ -13,9 +13,10 @@ import {
   type PackedRows,
   type Rows,
   type RowsFormat,
-  SHARED_ROWS,
   SHIFT,
   shapeOf,
+  sharedRows,
+  sharingRows,
 } from '../products/packRows.ts';
 
 interface Norm {
@@ -43,15 +44,14 @@ export function normalizeRows(
     shader: normalization(formatOf(x), kept !== undefined, y.inOctets ? cols / 4 : 0),
     buffers: {y, keptHalves: kept?.halves, keptScales: kept?.scales, weight, ...buffersOf(x)},
     uniforms: {rows, vectors: cols / 4, epsilon},
-    workgroups: Math.ceil(rows / (y.inOctets ? SHARED_ROWS : 1)),
+    workgroups: Math.ceil(rows / sharedRows(y.inOctets)),
   });
 }
 
 /** @param quads of a row in octets; 0 if the result is stored row by row */
 const normalization = shader((format: RowsFormat, isKept: boolean, quads: number) => {
-  const shared = quads > 0 ? SHARED_ROWS : 1;
-  const eachVector = (body: string) =>
-    `for (var c = local / ${shared}u; c < u.vectors; c += WORKGROUP / ${shared}u) { ${body} }`;
+  const shared = sharedRows(quads > 0);
+  const {row, eachVector} = sharingRows(shared);
   return {
     name: 'NormalizeRows',
     outputs: {
@@ -69,9 +69,7 @@ ${SHIFT}
 ${sumOverWorkgroup(256, shared)}
 ${largestOverWorkgroup(256, shared)}`,
     body: `
-  if (flatGroup * ${shared}u >= u.rows) { return; }
-  let row = min(flatGroup * ${shared}u + local % ${shared}u, u.rows - 1u);
-  let at = row * u.vectors;
+  ${row}
   var squares = 0.0;
   var largest = 0.0;
   ${eachVector(`
