@@ -16,20 +16,19 @@ const RANKS = 16;
 const blockOf = (rank: number) => Math.min(rank, RANKS);
 
 /** How a shader declares and reads vectors of rows; packed rows have whole ones. */
-const reading = (
-  {isPacked, hasScales, inOctets}: RowsFormat,
-  {type, width}: ReturnType<typeof vectorOf>,
-  cols: number,
-) => ({
-  buffers: {x: isPacked ? ('vec2u' as const) : type, scales: hasScales ? ('f32' as const) : undefined},
-  vector: (row: string, c: string) => {
-    const at = `x[${quadAt(row, c, cols / width, inOctets)}]`;
-    return isPacked ? `widened(${at})` : at;
-  },
-  scale: (row: string) => (hasScales ? `scales[${row}] * ` : ''),
-  header: isPacked ? HALVES_HEADER : '',
-  globals: isPacked ? HALVES : '',
-});
+const reading = ({isPacked, hasScales, inOctets}: RowsFormat, cols: number) => {
+  const {type, width} = vectorOf(cols);
+  return {
+    buffers: {x: isPacked ? ('vec2u' as const) : type, scales: hasScales ? ('f32' as const) : undefined},
+    vector: (row: string, c: string) => {
+      const at = `x[${quadAt(row, c, cols / width, inOctets)}]`;
+      return isPacked ? `widened(${at})` : at;
+    },
+    scale: (row: string) => (hasScales ? `scales[${row}] * ` : ''),
+    header: isPacked ? HALVES_HEADER : '',
+    globals: isPacked ? HALVES : '',
+  };
+};
 
 /** Takes four neighbours at a time if rows are whole vectors. */
 const vectorOf = (cols: number) =>
@@ -72,7 +71,7 @@ export function project(
 const projection = shader((cols: number, rank: number, format: RowsFormat, team: number) => {
   const block = blockOf(rank);
   const {type, width} = vectorOf(cols);
-  const rows = reading(format, vectorOf(cols), cols);
+  const rows = reading(format, cols);
   const teams = PROJECTORS / team;
   return {
     name: 'LowRankProject',
@@ -264,7 +263,7 @@ export function gradientOfFactor(
 
 const partialGradients = shader((cols: number, rank: number, format: RowsFormat) => {
   const {type, width} = vectorOf(cols);
-  const rows = reading(format, vectorOf(cols), cols);
+  const rows = reading(format, cols);
   const block = blockOf(rank);
   const narrow = vectorOf(rank);
   const perRow = rank / narrow.width;
