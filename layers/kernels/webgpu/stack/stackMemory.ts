@@ -1,7 +1,7 @@
 import type {StackMemory, StackStep} from '../../../ops/stackMemory.ts';
 import {usesOctets} from '../device/octets.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import {MANY_ROWS} from '../weights/usingWeight.ts';
+import {areMany} from '../weights/usingWeight.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
 import {blocksKeepingAttention, chunkRows, partRows} from './stackPass.ts';
 
@@ -35,9 +35,7 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
     : halves(2 * hidden + 2 * intermediate) + attention;
   const part = Math.min(rows, partRows(hidden, intermediate, checkpointing !== false));
   const chunk = Math.min(part, chunkRows(hidden, intermediate, checkpointing !== false));
-  const isWritten =
-    chunk >= (isQuantized ? MANY_ROWS.quantized : MANY_ROWS.half) ||
-    usesOctets(backend, rows, [hidden, intermediate]);
+  const isWritten = areMany(chunk, isQuantized) || usesOctets(backend, rows, [hidden, intermediate]);
   const weight = isWritten ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =

@@ -12,7 +12,11 @@ import {halvesOf, type Multiplier, storedFormat, type WeightFormat} from './weig
  * From this many rows of products on, a weight is written as a float16 matrix just before them. That costs less than
  * dequantizing it in each tile; for 16 bits, only long rows gain from it.
  */
-export const MANY_ROWS = {quantized: 256, half: 4096};
+const MANY_ROWS = {quantized: 256, half: 4096};
+
+/** Whether a weight is written for so many rows; for rows in octets it always is. */
+export const areMany = (rowCount: number, isQuantized: boolean): boolean =>
+  rowCount >= (isQuantized ? MANY_ROWS.quantized : MANY_ROWS.half);
 
 /** What a weight is used for. */
 interface Use {
@@ -26,8 +30,8 @@ interface Use {
 
 /**
  * Calls `use` with a weight of any type as it is stored or, for many rows in float16, as a matrix that is freed right
- * after, unless it is too large for a buffer. For `x · Wᵀ` by subgroup matrices that matrix is Wᵀ, because a product reads long rows of its second operand
- * faster than short ones: 296 instead of 277 TFLOP/s on an H200.
+ * after, unless it is too large for a buffer. For `x · Wᵀ` by subgroup matrices that matrix is Wᵀ, because a product
+ * reads long rows of its second operand faster than short ones: 296 instead of 277 TFLOP/s on an H200.
  */
 export function usingWeight<T>(
   backend: WebGPUBackend,
@@ -40,11 +44,10 @@ export function usingWeight<T>(
   const weight = formatOf(backend, inputs, attributes);
   const {computeDtype, hasMatrices} = capabilitiesOf(backend);
   const isTurned = transposeWeight && hasMatrices && rows % 8 === 0;
-  const areMany = isHalf(attributes)
-    ? isTurned && (inOctets || rowCount >= MANY_ROWS.half)
-    : inOctets || rowCount >= MANY_ROWS.quantized;
+  const isQuantized = !isHalf(attributes);
+  const isWorthIt = (inOctets || areMany(rowCount, isQuantized)) && (isQuantized || isTurned);
   const isBindable = 2 * rows * cols <= backend.device.limits.maxStorageBufferBindingSize;
-  if (computeDtype === 'float32' || !areMany || !isBindable || cols % 8 !== 0)
+  if (computeDtype === 'float32' || !isWorthIt || !isBindable || cols % 8 !== 0)
     return use({weight, rows, cols, transposeWeight});
   const [tall, wide] = isTurned ? [cols, rows] : [rows, cols];
   const halves = makeScratch(backend, [tall, wide / 2], 'int32');
