@@ -33,8 +33,9 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const ofBlock = checkpointing
     ? halves(hidden) + (keeping / blocks) * attended
     : halves(2 * hidden + 2 * intermediate) + attention;
-  const part = Math.min(rows, partRows(hidden, intermediate, checkpointing !== false));
-  const chunk = Math.min(part, chunkRows(hidden, intermediate, checkpointing !== false));
+  const wholeChunk = chunkRows(hidden, intermediate, checkpointing !== false);
+  const part = Math.min(rows, partRows(hidden, wholeChunk));
+  const chunk = Math.min(part, wholeChunk);
   const isWritten = areMany(chunk, isQuantized) || usesOctets(backend, rows, [hidden, intermediate]);
   const weight = isWritten ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);

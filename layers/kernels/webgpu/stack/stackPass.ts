@@ -107,6 +107,8 @@ export class StackPass {
   private readonly rows: number;
   private readonly size: number;
   private readonly parts: Part[];
+  /** Number of rows that feed-forward takes at a time. */
+  private readonly chunk: number;
   /** Whether normed rows, gradients and the rows of feed-forward are in octets, for faster products. */
   private readonly inOctets: boolean;
 
@@ -126,10 +128,8 @@ export class StackPass {
     this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments};
     this.rows = batch * length;
     this.size = size;
-    this.parts = split(
-      {begin: 0, count: this.rows},
-      partRows(size, intermediateSize, checkpointing !== false),
-    );
+    this.chunk = chunkRows(size, intermediateSize, checkpointing !== false);
+    this.parts = split({begin: 0, count: this.rows}, partRows(size, this.chunk));
     this.inOctets = usesOctets(backend, this.rows, [size, intermediateSize]);
   }
 
@@ -156,7 +156,7 @@ export class StackPass {
       this.addProjection(block, 'o_proj', attended, hidden);
       if (!isAllKept && !isAttendedKept) this.free(attended, logSums);
       const rest = isAllKept ? {h: this.packed(), ...this.gates(this.rows, true)} : undefined;
-      for (const {begin, count} of this.chunksOf({begin: 0, count: this.rows}))
+      for (const {begin, count} of split({begin: 0, count: this.rows}, this.chunk))
         this.feedForward(block, rowsView(hidden, begin, count), rest, begin);
       block.paths.dispose();
       const own = x && {
@@ -403,7 +403,7 @@ export class StackPass {
     const {o_proj: low} = this.lows(block, ['o_proj'], halves);
     const h = rest ? packedView(rest.h, begin, count) : unpackRows(backend, packedView(x, begin, count));
     if (!('halves' in h)) runProjection(backend, {halves}, low, block.o_proj, {y: h, kind: 'added'});
-    for (const chunk of this.chunksOf({begin, count})) {
+    for (const chunk of split({begin, count}, this.chunk)) {
       const gates = rest && this.viewsOf(rest, chunk.begin, chunk.count);
       const dh = rowsView(d, chunk.begin, chunk.count);
       this.feedForwardGrad(block, viewOf(h, chunk.begin - begin, chunk.count), gates, dh, sums);
@@ -501,12 +501,6 @@ export class StackPass {
     return lowSlope;
   }
 
-  /** Returns the chunks that feed-forward takes of a part. */
-  private chunksOf(part: Part): Part[] {
-    const {intermediateSize, checkpointing} = this.attributes;
-    return split(part, chunkRows(this.size, intermediateSize, checkpointing !== false));
-  }
-
   private norm(weight: tf.TensorInfo) {
     return {weight, epsilon: this.attributes.epsilon};
   }
@@ -550,8 +544,7 @@ export class StackPass {
 }
 
 /** Returns how many rows of hidden states of this size are computed at a time: whole chunks of feed-forward, if they fit. */
-export function partRows(size: number, intermediateSize: number, isCheckpointed: boolean): number {
-  const chunk = chunkRows(size, intermediateSize, isCheckpointed);
+export function partRows(size: number, chunk: number): number {
   const most = Math.max(PART.rows, Math.floor(PART.bytes / (4 * size * CHUNK_STEP)) * CHUNK_STEP);
   return most < chunk ? most : Math.floor(most / chunk) * chunk;
 }
