@@ -39,10 +39,10 @@ export async function initializeEva(
     new Map([...matrices].map(([{name}, {rows}]) => [name, rows])),
     config.adjustScalingFactors,
   );
-  for (const {name} of layers) {
-    const adapted = adapters.lowRank().get(name);
+  const adaptedLayers = adapters.lowRank();
+  for (const [{name}, {values}] of matrices) {
+    const adapted = adaptedLayers.get(name);
     if (!adapted) continue; // its rank is 0
-    const {values} = [...matrices].find(([layer]) => layer.name === name)![1];
     const {loraA} = adapted.adapter(adapterName);
     const matrix = tf.tensor2d(values, loraA.logicalShape as [number, number]);
     loraA.write(matrix);
