@@ -6,7 +6,7 @@ import type {Batch, HeadOwner, LabelFormula, TokenLossesOptions} from '../../../
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
-import {assertReference, otherModel, type Reference, withReference} from './reference.ts';
+import {adaptersOf, assertReference, otherModel, type Reference, withReference} from './reference.ts';
 import {stopGradient} from './stopGradient.ts';
 import type {BatchLoss, LossModel, TrainingLoss} from './trainingLoss.ts';
 
@@ -126,7 +126,8 @@ class LabelLoss implements TrainingLoss {
     private readonly alpha: number,
     private readonly reference: Reference | undefined,
   ) {
-    this.otherModels = otherModel(reference) ? [otherModel(reference)!] : [];
+    const other = otherModel(reference);
+    this.otherModels = other ? [other] : [];
     this.name = `labelLoss ${type}`;
     this.kind = TYPES[type];
   }
@@ -152,7 +153,7 @@ class LabelLoss implements TrainingLoss {
   /** The model's own head makes the logits of a reference in the same model. */
   private assertSharedHead({lm_head, activeAdapters = []}: LossModel): void {
     if (!(lm_head instanceof AdaptedLayer)) return;
-    const names = [...activeAdapters, ...[this.reference ?? []].flat()] as string[];
+    const names = [...activeAdapters, ...adaptersOf(this.reference)];
     const other = names.find((name) => lm_head.adapters.has(name));
     if (other === undefined) return;
     throw new TfjsLoraError(

@@ -12,12 +12,13 @@ export type ReferenceModel = Required<Pick<LossModel, 'tokenLosses'>> &
  */
 export type Reference = ReferenceModel | string | readonly string[];
 
-const isModel = (reference: Reference): reference is ReferenceModel =>
-  typeof reference === 'object' && reference !== null && 'tokenLosses' in reference;
-
 /** Returns the model that a reference adds to those in memory, if any. */
 export const otherModel = (reference: Reference | undefined): ReferenceModel | undefined =>
-  reference !== undefined && isModel(reference) ? reference : undefined;
+  typeof reference === 'object' && reference !== null && 'tokenLosses' in reference ? reference : undefined;
+
+/** Returns the names of the adapters that are a reference in the same model. */
+export const adaptersOf = (reference: Reference | undefined): string[] =>
+  [reference ?? []].flat() as string[];
 
 /** Computes with the reference of a model. */
 export function withReference<R>(
@@ -25,8 +26,9 @@ export function withReference<R>(
   reference: Reference | undefined,
   compute: (reference: ReferenceModel) => R,
 ): R {
-  if (reference !== undefined && isModel(reference)) return compute(reference);
-  return model.withAdapters!([reference ?? []].flat(), () => compute(model as ReferenceModel));
+  const other = otherModel(reference);
+  if (other) return compute(other);
+  return model.withAdapters!(adaptersOf(reference), () => compute(model as ReferenceModel));
 }
 
 /**
@@ -50,7 +52,7 @@ export function assertReference(
         'adapter.',
     );
   }
-  if (reference !== undefined && isModel(reference)) return;
+  if (otherModel(reference)) return;
   const {activeAdapters = [], adapterNames = []} = model;
   if (!model.withAdapters || activeAdapters.length === 0) {
     throw new TfjsLoraError(
@@ -74,7 +76,7 @@ export function assertReference(
         'The base without it is no reference then: pass another model.',
     );
   }
-  for (const name of [reference ?? []].flat()) {
+  for (const name of adaptersOf(reference)) {
     if (!adapterNames.includes(name)) {
       throw new TfjsLoraError(
         'UNKNOWN_ADAPTER',
