@@ -2,6 +2,7 @@ import type {Reference} from '../../training/losses/reference.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
 import {adapterFolderOf, type OpenOptions, openBase, useAdapters} from './openModel.ts';
 import type {Recipe} from './recipe.ts';
+import {usesReference} from './usesReference.ts';
 
 /** Name that a reference adapter has in the trained model. */
 const ADAPTER = 'reference';
@@ -24,8 +25,9 @@ export async function openReference(
   trained: TrainableCausalLM,
   options: OpenOptions,
 ): Promise<OpenedReference> {
-  const {reference, model, method} = recipe;
-  if (!usesReference(recipe) || (reference.nameOrPath === undefined && method === 'lora')) return {};
+  const {reference, model, method, data, preference, labelLoss} = recipe;
+  const isUsed = usesReference(data.stage, preference.type, labelLoss?.type === 'asft');
+  if (!isUsed || (reference.nameOrPath === undefined && method === 'lora')) return {};
   if (isOnTrainedBase(recipe)) {
     const [adapter] = reference.adapters;
     if (adapter === undefined) return {};
@@ -43,11 +45,6 @@ export async function openReference(
     throw error;
   }
   return {reference: opened, model: opened};
-}
-
-function usesReference({data: {stage}, preference, labelLoss}: Recipe): boolean {
-  if (stage === 'ppo' || stage === 'kto' || labelLoss?.type === 'asft') return true;
-  return stage === 'dpo' && preference.type !== 'orpo' && preference.type !== 'simpo';
 }
 
 /** Whether the reference is the base that the trained adapter is added to without a change, with at most one adapter. */

@@ -8,6 +8,7 @@ import {SCORE_NAMES} from '../../training/prediction/predictionScores.ts';
 import {withoutPrefix} from '../../training/run/bestMetric.ts';
 import {BITSANDBYTES, REPORTS, type RecipeKeys} from './recipeKeys.ts';
 import {scheduleFault} from './scheduleOf.ts';
+import {hasReference, usesReference} from './usesReference.ts';
 
 /** The purpose of reading a recipe: to run its tasks, or to use its model, data and settings in another way. */
 export type Purpose = 'run' | 'use';
@@ -55,10 +56,6 @@ const MERGE_FIRST = 'Merge the adapters first: tfjs-lora export.';
 const areCompared = (stage: RecipeKeys['stage']) => stage !== 'ppo' && KIND_OF_STAGE[stage] !== 'answer';
 /** Whether a stage compares answers with those of a reference. */
 const comparesAnswers = (stage: string) => stage === 'dpo' || stage === 'kto';
-const hasReference = (loss: string) => loss !== 'orpo' && loss !== 'simpo';
-/** Whether a training compares the model with a reference. */
-const usesReference = ({stage, pref_loss, use_asft_loss}: RecipeKeys) =>
-  use_asft_loss || stage === 'kto' || stage === 'ppo' || (stage === 'dpo' && hasReference(pref_loss));
 
 /** The numbers of an evaluation, by their names in logs without `eval_`. */
 const bestMetrics = ({stage, predict_with_generate, pref_loss}: RecipeKeys): string[] => {
@@ -399,7 +396,8 @@ const RULES: readonly RecipeRule[] = [
   ),
   rule(
     'pissa_init',
-    (keys) => keys.pissa_init && usesReference(keys) && keys.ref_model === undefined,
+    ({pissa_init, stage, pref_loss, use_asft_loss, ref_model}) =>
+      pissa_init && usesReference(stage, pref_loss, use_asft_loss) && ref_model === undefined,
     'expected ref_model with it where the model is compared with a reference, because PiSSA changes the base, got none',
   ),
   rule(
