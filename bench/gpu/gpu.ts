@@ -2,7 +2,7 @@
  * Measures LoRA and QLoRA steps of Llama shapes on the graphics card, and PyTorch + PEFT in the same run; see
  * README.md.
  *
- *   npx tsx bench/gpu/gpu.ts [--only check,matmul,train,generate,answers,curve] [--backend tensorflow] [--python PYTHON] [--json FILE] …
+ *   npx tsx bench/gpu/gpu.ts [--only check,matmul,attention,train,generate,answers,curve] [--backend tensorflow] [--python PYTHON] [--json FILE] …
  */
 import {spawn, spawnSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
@@ -26,6 +26,7 @@ import {checkStack} from './checkStack.ts';
 import {checkTensorFlow} from './checkTensorFlow.ts';
 import {compareCurves, lossCurves} from './curve.ts';
 import {kernelTimes} from './kernelTimes.ts';
+import {measureAttention} from './measureAttention.ts';
 import {measureMatMul} from './measureMatMul.ts';
 import {measureOnTensorFlow} from './measureOnTensorFlow.ts';
 import {opTimes} from './opTimes.ts';
@@ -355,6 +356,7 @@ async function main(): Promise<void> {
   if (isWrong) process.exitCode = 1;
   if (only.includes('matmul'))
     show('matmul', await (backend === 'webgpu' ? measureMatMul() : measureOnTensorFlow()));
+  if (only.includes('attention')) show('attention', await measureAttention());
   const quantizations = options.quantization.split(',');
   if (only.includes('train')) {
     const rows: Row[] = [];

@@ -2,17 +2,17 @@ import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
 import {runShader} from '../device/runShader.ts';
 import {times} from '../device/times.ts';
-import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
 import {
   accumulate,
   clearSums,
   declareSums,
   fitted,
-  floatStride,
   halfStride,
   type Layout,
   loadLeft,
   MATRIX_HEADER,
+  regionOf,
   type Shape,
   scoresOf,
   tileOf,
@@ -30,12 +30,12 @@ import {
 import {packHalves} from './packHalves.ts';
 
 /**
- * Number of subgroups in a workgroup, of blocks of 16 queries in each, and of keys in a tile. On an H200, what counts is
- * how many rows fit a processor, so small tiles win: 158 TFLOP/s with 16 keys, 93 with 32.
+ * How a workgroup shares queries. What counts on an H200 is how many workgroups run on a processor at the same time, and so
+ * how little workgroup memory each takes: up to 12 KiB, one layer at 1 × 32768 takes 17.1 ms; with 1 KiB more, 19.4 ms.
  */
-export const FORWARD: Layout = {subgroups: 4, blocks: 2, cols: 16};
-/** For heads of more than 64 numbers, whose sums fill the registers. */
-export const FORWARD_WIDE: Layout = {subgroups: 8, blocks: 1, cols: 32};
+export const FORWARD: Layout = {subgroups: 4, blocks: 2, cols: 16, steps: 1};
+/** For heads of more than 64 numbers. */
+export const FORWARD_WIDE: Layout = {subgroups: 8, blocks: 2, cols: 16, steps: 1};
 
 /** Whether the shaders take heads of this size: they need whole matrices and tiles that fit workgroup memory. */
 export const fitsMatrices = (dim: number, length: number): boolean =>
@@ -48,59 +48,81 @@ export const LOG2E = Math.LOG2E;
 const HIGHEST_WEIGHT = 15;
 
 /**
- * Returns the bytes of workgroup memory.
+ * Returns the bytes of workgroup memory for two tiles and for what passes between matrices and lanes.
  *
- * @param tiles number of tiles of `cols` packed rows
- * @param floats number of float32 matrices of scores, and `halves` of weights in float16
+ * @param parts see {@link exchangeOf}
  */
-export const memoryOf = (
-  layout: Layout,
-  dim: number,
-  {tiles, floats, halves}: Record<'tiles' | 'floats' | 'halves', number>,
-): number =>
-  16 *
-  (tiles * layout.cols * halfStride(dim) +
-    rowsOf(layout) * (floats * floatStride(layout.cols) + halves * halfStride(layout.cols)));
+export const memoryOf = (layout: Layout, dim: number, parts = 1): number =>
+  16 * (2 * layout.steps * layout.cols * halfStride(dim) + layout.subgroups * parts * regionOf(layout));
 
 /** Returns the number of rows of a workgroup. */
 export const rowsOf = ({subgroups, blocks}: Layout): number => 16 * blocks * subgroups;
 
 /**
- * WGSL that finds a lane's own elements of the subgroup's rows; with 16 rows, two lanes share one.
+ * WGSL that passes numbers between a subgroup's matrices and its lanes, in float16, through its rows of `scores`, where
+ * one product follows the other. A lane has one of 32 rows, or half of one of 16.
  *
- * @param weightStride vectors between the rows of weights
+ * Scores are rounded to float16 because this way through workgroup memory limits the speed: in float32, it takes twice
+ * the space and time.
+ *
+ * @param keepsOrder whether a subgroup's accesses of workgroup memory keep their order; otherwise workgroups wait
+ * @param parts the largest number of parts of a product
  */
-export function lanesOf({blocks, cols}: Pick<Shape, 'blocks' | 'cols'>, weightStride = halfStride(cols)) {
+export function exchangeOf(layout: Layout, dim: number, keepsOrder: boolean, parts = 1) {
+  const {blocks, cols, subgroups} = layout;
+  const stride = halfStride(cols);
+  const size = regionOf(layout);
+  const shape: Shape = {blocks, cols, dim};
   const perRow = 2 / blocks;
   const width = cols / perRow;
-  const vectors = width / 4;
+  const pairs = Array.from({length: width / 8}, (_, pair) => pair);
+  const at = (step: number) => `${step * cols * halfStride(dim)}u`;
   return {
-    /** Number of vectors of four scores in a lane. */
-    vectors,
+    /** Waits until a subgroup has read and written what comes before. */
+    wait: keepsOrder ? '' : 'workgroupBarrier();',
+    globals: `var<workgroup> scores: array<vec4u, ${subgroups * parts * size}>;`,
     declarations: `
   let laneRow = lane / ${perRow}u;
   let part = (lane % ${perRow}u) * ${width}u; // the lane's first column
-  let region = subgroup * ${16 * blocks * floatStride(cols)}u;
-  let weightRegion = subgroup * ${16 * blocks * weightStride}u;
-  let mine = region + laneRow * ${floatStride(cols)}u + part / 4u;
-  let weightAt = weightRegion + laneRow * ${weightStride}u + part / 8u;`,
-    /** Declares the lane's scores `name0` …, vectors, from index `from` on. */
-    read: (name: string, from: string) =>
-      times(vectors, (i) => `var ${name}${i} = bitcast<vec4f>(scores[${from} + ${i}u]);`),
-    /** Writes the vectors `name0` … as the lane's row of `weights`, float16, `after` vectors further on. */
-    pack: (weights: string, name: string, after = 0) =>
-      times(
-        vectors / 2,
-        (i) =>
-          `${weights}[weightAt + ${after + i}u] = vec4u(halved(${name}${2 * i}), halved(${name}${2 * i + 1}));`,
+  let region = subgroup * ${parts * size}u;
+  let mine = region + laneRow * ${stride}u + part / 8u;`,
+    /** Number of vectors of four numbers in a lane. */
+    vectors: width / 4,
+    /** Multiplies `left · tileᵀ` in a step of the tiles, for `read`; the inner side in `count` parts. */
+    multiply: (left: string, tile: string, step: number, count = 1) =>
+      times(count, (part) =>
+        scoresOf(left, tile, at(step), `region + ${part * size}u`, shape, {part, parts: count}),
       ),
+    /** Declares the lane's vectors `name0` … of the latest product, the sums of its parts. */
+    read: (name: string, count = 1) =>
+      pairs
+        .map((pair) => {
+          const words = (part: number) => `${name}Words${pair}${part}`;
+          const sum = (half: string) =>
+            Array.from({length: count}, (_, part) => `widened(${words(part)}.${half})`).join(' + ');
+          return `
+    ${times(count, (part) => `let ${words(part)} = scores[mine + ${part * size + pair}u];`)}
+    var ${name}${2 * pair} = ${sum('xy')};
+    var ${name}${2 * pair + 1} = ${sum('zw')};`;
+        })
+        .join(''),
+    /** Writes the lane's vectors `name0` …, for `accumulate`. */
+    write: (name: string) =>
+      pairs
+        .map(
+          (pair) =>
+            `scores[mine + ${pair}u] = vec4u(halved(${name}${2 * pair}), halved(${name}${2 * pair + 1}));`,
+        )
+        .join('\n'),
+    /** Adds the product of what was written with a tile to `sums`. */
+    accumulate: (sums: string, tile: string, step: number) => accumulate(sums, tile, at(step), shape),
     /** Bounds the lane's scores, if they have a bound. */
     bound: ({isCapped}: AttentionKind) =>
-      isCapped ? times(vectors, (i) => `score${i} = capped(score${i}, u.softCap * ${LOG2E});`) : '',
+      isCapped ? times(width / 4, (i) => `score${i} = capped(score${i}, u.softCap * ${LOG2E});`) : '',
     /** Hides those scores of the lane for whose column `isHidden(column)`. */
     hide: (isHidden: (column: string) => string) =>
       times(
-        vectors,
+        width / 4,
         (i) =>
           `score${i} = select(score${i}, vec4f(-3.0e38), vec4<bool>(${[0, 1, 2, 3].map((e) => isHidden(`${4 * i + e}u`)).join(', ')}));`,
       ),
@@ -111,7 +133,7 @@ export function lanesOf({blocks, cols}: Pick<Shape, 'blocks' | 'cols'>, weightSt
 }
 
 /**
- * `Attention` by subgroup matrices: float16 operands, float32 sums. Weights are powers of two relative to a reference
+ * `Attention` by subgroup matrices: float16 operands and scores, float32 sums. Weights are powers of two relative to a reference
  * of each query, the highest score of its first keys. Sums in registers cannot be scaled row by row. So if a weight
  * does not fit float16, which is rare, the workgroup starts again, relative to the highest score of all.
  */
@@ -119,17 +141,17 @@ export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf
   const {inputs} = call;
   const {query, segments} = inputs;
   const [batch, heads, length, dim] = query.shape;
+  const {keepsOrder} = capabilitiesOf(backend);
   const layout = fitted(
     backend,
     dim > 64 ? FORWARD_WIDE : FORWARD,
-    dim,
-    (tried) => memoryOf(tried, dim, {tiles: 2, floats: 1, halves: 1}) + 4 * rowsOf(tried) + 16,
+    (tried) => memoryOf(tried, dim) + 4 * rowsOf(tried) + 16,
   );
   const y = backend.makeTensorInfo(query.shape, 'float32');
   const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
   const packed = packHeads(backend, call);
   runShader(backend, {
-    shader: forward(kindOf(call), layout),
+    shader: forward(kindOf(call), layout, keepsOrder),
     buffers: {y, logSums, query: packed[0], key: packed[1], value: packed[2], segments},
     uniforms: uniformsOf(call),
     workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
@@ -155,13 +177,11 @@ export function packHeads(backend: WebGPUBackend, {inputs, attrs}: AttentionCall
   ]);
 }
 
-const forward = attentionShader((kind, layout: Layout) => {
+const forward = attentionShader((kind, layout: Layout, keepsOrder: boolean) => {
   const {dim} = kind;
-  const {blocks, cols} = layout;
-  const {shape, rows, threads, ...keys} = overKeys(kind, layout);
-  const {vectors, pack, read, overRow} = lanesOf(layout);
-  const [keyTile, valueTile] = keys.tilesOf();
-  const weights = {array: 'weights', from: 'weightRegion', stride: halfStride(cols)};
+  const {blocks} = layout;
+  const {shape, rows, threads, exchange, ...keys} = overKeys(kind, layout, keepsOrder);
+  const {overRow, vectors} = exchange;
   const largestOf = (values: string[]) => values.reduce((a, b) => `max(${a}, ${b})`);
   const names = Array.from({length: vectors}, (_, i) => `score${i}`);
   return {
@@ -171,9 +191,7 @@ const forward = attentionShader((kind, layout: Layout) => {
     workgroup: threads,
     header: MATRIX_HEADER,
     globals: `${HALVES}
-${keys.tiles}
-var<workgroup> scores: array<vec4u, ${rows * floatStride(cols)}>;
-var<workgroup> weights: array<vec4u, ${rows * halfStride(cols)}>;
+${keys.globals}
 var<workgroup> inverses: array<f32, ${rows}>;
 var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
     body: `
@@ -185,23 +203,16 @@ var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
   var reference = -1.0e30;
   var highest = -1.0e30;
   var total = 0.0;
-  ${keyTile.registers}
-  ${valueTile.registers}
+  ${keys.registers}
   for (var round = 0u; round < 2u; round++) {
     total = 0.0;
     ${clearSums('out', blocks, dim)}
-    ${keys.load(keyTile, 'begin')}
-    ${keys.load(valueTile, 'begin')}
-    ${keyTile.store()}
-    ${keys.load(keyTile, `(begin + ${cols}u)`)}
-    workgroupBarrier();
-    ${scoresOf('q', 'tileK', '0u', 'region', shape)}
-    workgroupBarrier();
-    for (var s0 = begin; s0 < end; s0 += ${cols}u) {
-      // While one tile's weights are computed, the next tiles arrive; then come the products.
-      if (s0 < ownEnd) {
-        ${read('score', 'mine')}
-        ${keys.bound}
+    ${keys.throughTiles(
+      (step) => `
+        ${exchange.multiply('q', 'tileK', step)}
+        ${exchange.wait}
+        ${exchange.read('score')}
+        ${exchange.bound(kind)}
         ${keys.hide}
         let four = ${largestOf(names)};
         var top = ${largestOf(['x', 'y', 'z', 'w'].map((e) => `four.${e}`))};
@@ -210,23 +221,11 @@ var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
         if (reference == -1.0e30) { reference = highest; }
         if (top > reference + ${HIGHEST_WEIGHT}.0) { isAbove.x = 1u; }
         ${times(vectors, (i) => `score${i} = exp2(score${i} - reference); total += dot(score${i}, vec4f(1.0));`)}
-        ${pack('weights', 'score')}
-      }
-      ${valueTile.store()}
-      ${keyTile.store()}
-      if (s0 + ${cols}u < end) {
-        ${keys.load(valueTile, `(s0 + ${cols}u)`)}
-        ${keys.load(keyTile, `(s0 + ${2 * cols}u)`)}
-      }
-      workgroupBarrier();
-      if (s0 < ownEnd) {
-        ${accumulate('out', weights, 'tileV', '0u', shape)}
-        if (s0 + ${cols}u < ownEnd) {
-          ${scoresOf('q', 'tileK', '0u', 'region', shape)}
-        }
-      }
-      workgroupBarrier();
-    }
+        ${exchange.write('score')}
+        ${exchange.wait}
+        ${exchange.accumulate('out', 'tileV', step)}
+        ${exchange.wait}`,
+    )}
     if (workgroupUniformLoad(&isAbove).x == 0u) { break; }
     reference = highest;
     isAbove.x = 0u;
@@ -245,37 +244,33 @@ var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
 });
 
 /** WGSL of the shaders in which a workgroup has rows of queries and goes through the keys that they see, by tiles. */
-export function overKeys(
-  kind: AttentionKind,
-  layout: Layout,
-  {tileRows = layout.cols, weightStride = halfStride(layout.cols)} = {},
-) {
+export function overKeys(kind: AttentionKind, layout: Layout, keepsOrder: boolean, parts = 1) {
   const {dim} = kind;
-  const {subgroups, blocks, cols} = layout;
+  const {subgroups, blocks, cols, steps} = layout;
   const shape: Shape = {blocks, dim, cols};
   const rows = rowsOf(layout);
   const threads = 32 * subgroups;
-  const {declarations, hide, bound} = lanesOf(shape, weightStride);
+  const size = steps * cols;
+  const exchange = exchangeOf(layout, dim, keepsOrder, parts);
+  const keys = tileOf('tileK', 'key', {rows: size, dim, threads});
+  const values = tileOf('tileV', 'value', {rows: size, dim, threads});
+  const load = (from: string) => keys.load(from, 'source', 'end') + values.load(from, 'source', 'end');
   return {
     shape,
     rows,
     threads,
-    /** The tiles of keys and of values. */
-    tilesOf: () => [
-      tileOf('tileK', 'key', {rows: tileRows, dim, threads}),
-      tileOf('tileV', 'value', {rows: tileRows, dim, threads}),
-    ],
-    /** Declares their arrays. */
-    tiles: `
-var<workgroup> tileK: array<vec4u, ${tileRows * halfStride(dim)}>;
-var<workgroup> tileV: array<vec4u, ${tileRows * halfStride(dim)}>;`,
+    exchange,
+    globals: `
+var<workgroup> tileK: array<vec4u, ${size * halfStride(dim)}>;
+var<workgroup> tileV: array<vec4u, ${size * halfStride(dim)}>;
+${exchange.globals}`,
     /** Declares the workgroup's and the subgroup's place, and each lane's query `t`. */
     place: `
   let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
   let head = group.y;
   let source = sourceOf(head);
   let rowOfHead = head * u.length;
-  ${declarations}
+  ${exchange.declarations}
   let firstRow = first + subgroup * ${16 * blocks}u;
   let t = firstRow + laneRow;`,
     segment: 'let segment = segmentOf(head, min(t, u.length - 1u) + u.past);',
@@ -287,14 +282,34 @@ var<workgroup> tileV: array<vec4u, ${tileRows * halfStride(dim)}>;`,
   let begin = ${startOfKeys(kind, 'first', cols)};
   let end = ${endOfKeys(kind, 'first', rows)};
   let ownEnd = ${endOfKeys(kind, 'firstRow', 16 * blocks)};`,
-    load: (tile: ReturnType<typeof tileOf>, from: string) => tile.load(from, 'source', 'end'),
-    /** Bounds the lane's scores, if they have a bound. */
-    bound: bound(kind),
+    /** Declares what {@link throughTiles} needs. */
+    registers: keys.registers + values.registers,
+    /** Goes through the tiles; `body` is WGSL for `cols` keys from `s0` on, in a step of the tiles. */
+    throughTiles: (body: (step: number) => string) => `
+  ${load('begin')}
+  for (var s1 = begin; s1 < end; s1 += ${size}u) {
+    ${keys.store()}
+    ${values.store()}
+    workgroupBarrier();
+    if (s1 + ${size}u < end) { // the next tiles arrive while these are used
+      ${load(`(s1 + ${size}u)`)}
+    }
+    ${times(
+      steps,
+      (step) => `{
+      let s0 = s1 + ${step * cols}u;
+      ${keepsOrder ? 'if (s0 < ownEnd) {' : '{'}
+        ${body(step)}
+      }
+    }`,
+    )}
+    workgroupBarrier();
+  }`,
     /** Hides those scores of the tile from `s0` on that the lane's query does not see. */
     hide: `
     if (${isPartial(kind, cols)}) {
       let s = s0 + part;
-      ${hide((column) => `(s + ${column} >= end) | !isVisible(head, t, s + ${column}, segment)`)}
+      ${exchange.hide((column) => `(s + ${column} >= end) | !isVisible(head, t, s + ${column}, segment)`)}
     }`,
   };
 }

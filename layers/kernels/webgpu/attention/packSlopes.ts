@@ -15,41 +15,47 @@ export interface PackedSlopes {
   halves: tf.TensorInfo;
   /** Factors that restore the rows' values, `[B·H·T]`. */
   scales: tf.TensorInfo;
-  /** Σ dy · y of each row, divided by its scale. */
-  along: tf.TensorInfo;
+  /**
+   * What the weights' gradients need of each row, `[B·H·T, 2]`: the logarithm to base 2 of its sum of exponentials over
+   * its scale, and Σ dy · y over its scale.
+   */
+  rowTerms: tf.TensorInfo;
 }
 
 /**
  * @param dy `[B, H, T, D]` float32, or the float16 rows `[B·T, H·D]` of this shape if `rowScales` are given
  * @param y attention's result, stored as `dy`, but without scales
+ * @param logSums natural logarithms of the rows' sums of exponentials, `[B·H·T]`
  * @param rowScales the factors that restore the values of `dy`, `[B·T]`
  */
 export function packSlopes(
   backend: WebGPUBackend,
   dy: tf.TensorInfo,
   y: tf.TensorInfo,
+  logSums: tf.TensorInfo,
   rowScales?: RowsView,
 ): PackedSlopes {
   const [batch, heads, length, dim] = dy.shape;
   const rows = batch * heads * length;
   const halves = makeScratch(backend, [rows, dim / 2], 'int32');
   const scales = backend.makeTensorInfo([rows], 'float32');
-  const along = backend.makeTensorInfo([rows], 'float32');
+  const rowTerms = backend.makeTensorInfo([rows, 2], 'float32');
   runShader(backend, {
     shader: scaledSlopes(dim / 4, rowScales !== undefined),
-    buffers: {halves, scales, along, dy, y, rowScales},
+    buffers: {halves, scales, rowTerms, dy, y, logSums, rowScales},
     uniforms: {rows, heads, length},
     workgroups: Math.ceil(rows / 32),
   });
-  return {halves, scales, along};
+  return {halves, scales, rowTerms};
 }
 
 const scaledSlopes = shader((vectors: number, areRows: boolean) => ({
   name: 'PackSlopes',
-  outputs: {halves: 'vec2u', scales: 'f32', along: 'f32'},
+  outputs: {halves: 'vec2u', scales: 'f32', rowTerms: 'vec2f'},
   inputs: {
     dy: areRows ? 'vec2u' : 'vec4f',
     y: areRows ? 'vec2u' : 'vec4f',
+    logSums: 'f32',
     rowScales: areRows ? 'f32' : undefined,
   },
   uniforms: {rows: 'u32', heads: 'u32', length: 'u32'},
@@ -82,8 +88,9 @@ fn valueAt(i: u32) -> vec4f { return ${areRows ? 'widened(y[i])' : 'y[i]'}; }`,
   let shift = select(-exponent, 0, exponent < -119 || exponent > 126);
   let factor = bitcast<f32>(u32(shift + 127) << 23u);
   if (local % 4u == 0u) {
-    scales[row] = select(bitcast<f32>(u32(127 - shift) << 23u), 0.0, top == 0.0);
-    along[row] = product * factor;
+    let scale = select(bitcast<f32>(u32(127 - shift) << 23u), 0.0, top == 0.0);
+    scales[row] = scale;
+    rowTerms[row] = vec2f(logSums[row] * ${Math.LOG2E} - log2(scale), product * factor);
   }
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {
     halves[row * ${vectors}u + c] = bitcast<vec2u>(vec4<f16>(slopeAt(at + c, given) * factor));

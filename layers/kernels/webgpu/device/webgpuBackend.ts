@@ -53,7 +53,7 @@ export function holdsFloat32({tensorMap}: WebGPUBackend, {dataId, dtype}: tf.Ten
 export interface Capabilities {
   hasF16: boolean;
   hasSubgroups: boolean;
-  /** Whether a whole subgroup of 32 multiplies 16×16 matrices of f16 into f32. */
+  /** Whether a whole subgroup of 32 multiplies 16×16 matrices of f16 into f32 and into f16. */
   hasMatrices: boolean;
   /**
    * Whether a subgroup's accesses of workgroup memory keep their order, so that its lanes read what its matrices wrote
@@ -78,7 +78,7 @@ const capabilities = keptFor(
 export const capabilitiesOf = ({device}: WebGPUBackend): Capabilities => capabilities(device);
 
 /**
- * Finds out whether the device multiplies 16×16 matrices of f16 into f32, by having it compile a shader that does. The
+ * Finds out whether the device multiplies 16×16 matrices of f16 into f32 and f16, by having it compile a shader that does. The
  * feature's name says nothing about types and sizes.
  */
 export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number | undefined): Promise<void> {
@@ -113,5 +113,8 @@ enable chromium_experimental_subgroup_matrix;`,
   let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, 0u, 16u);
   var c: subgroup_matrix_result<f32, 16, 16>;
   c = subgroupMatrixMultiplyAccumulate(a, b, c);
-  subgroupMatrixStore<row_major>(&y, 0u, c, 16u);`,
+  subgroupMatrixStore<row_major>(&y, 0u, c, 16u);
+  var half: subgroup_matrix_result<f16, 16, 16>;
+  half = subgroupMatrixMultiplyAccumulate(a, b, half);
+  subgroupMatrixStore<row_major>(&tile, 0u, half, 16u);`,
 }));

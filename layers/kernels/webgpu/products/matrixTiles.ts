@@ -9,11 +9,15 @@ import type {WebGPUBackend} from '../device/webgpuBackend.ts';
  * bytes and the compiler knows the alignment. A row ends with an unused vector, which keeps rows off the same banks.
  */
 
-/** How a workgroup shares work: the number of subgroups, each with `16 · blocks` rows, and `cols` columns at a time. */
+/**
+ * How a workgroup shares work: the number of subgroups, each with `16 · blocks` rows. A tile has `steps · cols` rows, which
+ * are multiplied `cols` at a time.
+ */
 export interface Layout {
   subgroups: number;
   blocks: number;
   cols: number;
+  steps: number;
 }
 
 /** Sizes of the matrices of one subgroup: rows in blocks of 16, columns of a tile, and the size of a head. */
@@ -24,22 +28,18 @@ export interface Shape {
 }
 
 /**
- * Fits a layout to heads of size `dim` and to a device: as many blocks as registers have room for, and as many columns
- * and subgroups as workgroup memory has.
+ * Fits a layout to a device's workgroup memory.
  *
  * @param memoryOf returns the bytes of a workgroup
  */
 export function fitted(
   {device}: WebGPUBackend,
   wanted: Layout,
-  dim: number,
   memoryOf: (layout: Layout) => number,
 ): Layout {
-  const {subgroups, blocks, cols} = wanted;
-  const isWide = blocks * dim > 128;
-  const layout = isWide ? {subgroups: subgroups * blocks, blocks: 1, cols} : {...wanted};
+  const layout = {...wanted};
   const limit = device.limits.maxComputeWorkgroupStorageSize;
-  while (layout.cols > 16 && memoryOf(layout) > limit) layout.cols /= 2;
+  while (layout.steps > 1 && memoryOf(layout) > limit) layout.steps /= 2;
   while (layout.subgroups > 1 && memoryOf(layout) > limit) layout.subgroups /= 2;
   return layout;
 }
@@ -47,8 +47,15 @@ export function fitted(
 /** Returns the vectors between the rows of a tile of float16. */
 export const halfStride = (cols: number): number => cols / 8 + 1;
 
-/** Returns the vectors between the rows of a tile of float32. */
-export const floatStride = (cols: number): number => cols / 4 + 1;
+/** Vectors between the rows of a matrix of float32 in workgroup memory. */
+const FLOAT_STRIDE = 5;
+
+/**
+ * Returns the vectors of the rows that a subgroup exchanges with its matrices: `16 · blocks` rows of `cols` float16. One
+ * matrix of float32 fits, too.
+ */
+export const regionOf = ({blocks, cols}: Pick<Layout, 'blocks' | 'cols'>): number =>
+  Math.max(16 * blocks * halfStride(cols), 16 * FLOAT_STRIDE);
 
 export const MATRIX_HEADER = `
 enable f16;
@@ -59,13 +66,14 @@ diagnostic(off, subgroup_uniformity);
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
+alias HalfSum = subgroup_matrix_result<f16, 16, 16>;
 `;
 
 /** WGSL of a tile of packed rows, loaded from memory through a thread's registers into workgroup memory. */
 export interface Tile {
   /** Declares the registers. */
   registers: string;
-  /** Fills them with the rows from `first` on, counted from the row `base`; with zeros from `limit` on. */
+  /** Fills them with the rows from `first` on, counted from the row `base`; from `limit` on, the row before it is repeated. */
   load(first: string, base: string, limit: string): string;
   /** Writes them into the tile, which starts at index `at` of its array. */
   store(at?: string): string;
@@ -92,9 +100,8 @@ export function tileOf(
       times(shares, (i) =>
         guard(
           i,
-          `let row = ${first} + ${at(i)} / ${perRow}u;
-      ${name}Next${i} = vec4u(0);
-      if (row < ${limit}) { ${name}Next${i} = ${source}[(${base} + row) * ${perRow}u + ${at(i)} % ${perRow}u]; }`,
+          `let row = min(${first} + ${at(i)} / ${perRow}u, ${limit} - 1u);
+      ${name}Next${i} = ${source}[(${base} + row) * ${perRow}u + ${at(i)} % ${perRow}u];`,
         ),
       ),
     store: (to = '0u') =>
@@ -120,15 +127,14 @@ export function loadLeft(
   {base, first, limit}: Record<'base' | 'first' | 'limit', string>,
   {blocks, cols, dim}: Shape,
 ): string {
-  const stride = floatStride(cols);
-  const width = Math.min(2 * cols, dim); // as many float16 as fit the row of scores
-  return times(Math.ceil(dim / width), (chunk) => {
-    const perRow = Math.min(width, dim - chunk * width) / 8;
+  const stride = halfStride(cols);
+  return times(Math.ceil(dim / cols), (chunk) => {
+    const perRow = Math.min(cols, dim - chunk * cols) / 8;
     return `
     for (var i = lane; i < ${16 * blocks * perRow}u; i += 32u) {
       let row = ${first} + i / ${perRow}u;
       var words = vec4u(0);
-      if (row < ${limit}) { words = ${source}[(${base} + row) * ${dim / 8}u + ${(chunk * width) / 8}u + i % ${perRow}u]; }
+      if (row < ${limit}) { words = ${source}[(${base} + row) * ${dim / 8}u + ${(chunk * cols) / 8}u + i % ${perRow}u]; }
       scores[region + (i / ${perRow}u) * ${stride}u + i % ${perRow}u] = words;
     }
     workgroupBarrier();
@@ -136,7 +142,7 @@ export function loadLeft(
       times(
         perRow / 2,
         (d) =>
-          `let ${name}${i}${(chunk * width) / 16 + d} = subgroupMatrixLoad<Left, row_major>(&scores, region + ${16 * i * stride + 2 * d}u, ${stride}u);`,
+          `let ${name}${i}${(chunk * cols) / 16 + d} = subgroupMatrixLoad<Left, row_major>(&scores, region + ${16 * i * stride + 2 * d}u, ${stride}u);`,
       ),
     )}
     workgroupBarrier();`;
@@ -144,10 +150,11 @@ export function loadLeft(
 }
 
 /**
- * WGSL that writes `left · tileᵀ`, `16 · blocks` rows by `cols`, as float32 to `scores` from index `to` on. Sums that do
+ * WGSL that writes `left · tileᵀ`, `16 · blocks` rows by `cols`, as float16 to `scores` from index `to` on. Sums that do
  * not depend on each other alternate.
  *
  * @param at WGSL of the tile's first index
+ * @param part which part of the inner side is multiplied, of how many
  */
 export const scoresOf = (
   left: string,
@@ -155,53 +162,40 @@ export const scoresOf = (
   at: string,
   to: string,
   {blocks, dim, cols}: Shape,
+  {part, parts}: {part: number; parts: number},
 ): string => {
   const each = (body: (i: number, j: number) => string) =>
     times(cols / 16, (j) => times(blocks, (i) => body(i, j)));
+  const [first, last] = [part, part + 1].map((p) => Math.ceil((p * dim) / 16 / parts));
   return `{
-    ${each((i, j) => `var sum${i}${j} = Sum();`)} // initialized explicitly: in a loop a bare declaration may keep its last value
-    ${times(dim / 16, (d) =>
+    ${each((i, j) => `var sum${i}${j} = HalfSum();`)} // initialized explicitly: in a loop a bare declaration may keep its last value
+    ${times(last - first, (m) =>
       times(
         cols / 16,
         (j) => `{
-      let b = subgroupMatrixLoad<Right, col_major>(&${tile}, ${at} + ${16 * j * halfStride(dim) + 2 * d}u, ${halfStride(dim)}u);
-      ${times(blocks, (i) => `sum${i}${j} = subgroupMatrixMultiplyAccumulate(${left}${i}${d}, b, sum${i}${j});`)}
+      let b = subgroupMatrixLoad<Right, col_major>(&${tile}, ${at} + ${16 * j * halfStride(dim) + 2 * (first + m)}u, ${halfStride(dim)}u);
+      ${times(blocks, (i) => `sum${i}${j} = subgroupMatrixMultiplyAccumulate(${left}${i}${first + m}, b, sum${i}${j});`)}
     }`,
       ),
     )}
-    ${each((i, j) => `subgroupMatrixStore<row_major>(&scores, ${to} + ${16 * i * floatStride(cols) + 4 * j}u, sum${i}${j}, ${floatStride(cols)}u);`)}
+    ${each((i, j) => `subgroupMatrixStore<row_major>(&scores, ${to} + ${16 * i * halfStride(cols) + 2 * j}u, sum${i}${j}, ${halfStride(cols)}u);`)}
   }`;
 };
 
-/** Rows of float16 in workgroup memory that a subgroup multiplies from the left. */
-export interface Weights {
-  /** Name of the array. */
-  array: string;
-  /** WGSL of the index at which the subgroup's rows begin. */
-  from: string;
-  /** Vectors between rows. */
-  stride: number;
-}
-
 /**
- * WGSL of `name += weights · tile` for the subgroup's `16 · blocks` rows of weights.
+ * WGSL of `name += weights · tile` for the subgroup's `16 · blocks` rows of weights, which are in `scores` from index
+ * `region` on.
  *
  * @param at WGSL of the tile's first index
  */
-export const accumulate = (
-  name: string,
-  {array, from, stride}: Weights,
-  tile: string,
-  at: string,
-  {blocks, dim, cols}: Shape,
-): string =>
+export const accumulate = (name: string, tile: string, at: string, {blocks, dim, cols}: Shape): string =>
   times(
     cols / 16,
     (j) => `{
     ${times(
       blocks,
       (i) =>
-        `let w${i} = subgroupMatrixLoad<Left, row_major>(&${array}, ${from} + ${16 * i * stride + 2 * j}u, ${stride}u);`,
+        `let w${i} = subgroupMatrixLoad<Left, row_major>(&scores, region + ${16 * i * halfStride(cols) + 2 * j}u, ${halfStride(cols)}u);`,
     )}
     ${times(
       dim / 16,
@@ -227,25 +221,19 @@ export const clearSums = (name: string, blocks: number, dim: number): string =>
  *
  * @param write WGSL that writes `sum` to the vector `col` of row `r`
  */
-export const writeSums = (name: string, {blocks, dim, cols}: Shape, write: string): string => {
-  const stride = floatStride(cols);
-  return times(Math.ceil(dim / cols), (chunk) => {
-    const width = Math.min(cols, dim - chunk * cols);
-    return `
-    ${times(blocks, (i) =>
-      times(
-        width / 16,
-        (j) =>
-          `subgroupMatrixStore<row_major>(&scores, region + ${16 * i * stride + 4 * j}u, ${name}${i}${(chunk * cols) / 16 + j}, ${stride}u);`,
-      ),
-    )}
+export const writeSums = (name: string, {blocks, dim}: Shape, write: string): string =>
+  times(dim / 16, (d) =>
+    times(
+      blocks,
+      (i) => `
+    subgroupMatrixStore<row_major>(&scores, region, ${name}${i}${d}, ${FLOAT_STRIDE}u);
     workgroupBarrier();
-    for (var i = lane; i < ${4 * blocks * width}u; i += 32u) {
-      let r = i / ${width / 4}u;
-      let sum = bitcast<vec4f>(scores[region + r * ${stride}u + i % ${width / 4}u]);
-      let col = ${(chunk * cols) / 4}u + i % ${width / 4}u;
+    for (var i = lane; i < 64u; i += 32u) {
+      let r = ${16 * i}u + i / 4u;
+      let sum = bitcast<vec4f>(scores[region + (i / 4u) * ${FLOAT_STRIDE}u + i % 4u]);
+      let col = ${4 * d}u + i % 4u;
       ${write}
     }
-    workgroupBarrier();`;
-  });
-};
+    workgroupBarrier();`,
+    ),
+  );

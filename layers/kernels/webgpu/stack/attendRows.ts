@@ -144,7 +144,7 @@ export function attendRowsGrad(
   const joinedQuery = (rows: tf.TensorInfo) => joined([{rows, heads: count, isRotated: true}])[0];
   if (takesPacked(backend, settings)) {
     const [slopes, y] = [dy.halves, attended].map((rows) => ({...infoOf(rows), shape}));
-    const operands = gradOperands(backend, call, packSlopes(backend, slopes, y, dy.scales), logSums);
+    const operands = gradOperands(backend, call, packSlopes(backend, slopes, y, logSums, dy.scales), logSums);
     free(dy.halves, dy.scales, attended);
     const [key, value] = joinedKeyValue(gradKeyValue(backend, call, operands));
     const dQuery = gradQuery(backend, call, operands);

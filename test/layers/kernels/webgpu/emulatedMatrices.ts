@@ -27,12 +27,13 @@ function withoutF16(code: string): string {
 function withMatrices(code: string): string {
   const loaded = new Set<string>();
   const stored = new Set<string>();
+  const halves = new Set([...code.matchAll(/var (\w+) = HalfSum\(\);/g)].map(([, name]) => name));
   let text = code
     .replace(
       /^(enable chromium_experimental_subgroup_matrix|diagnostic\(off, chromium[^;]*|alias [^;]*);$/gm,
       '',
     )
-    .replace(/= Sum\(\);/g, '= Matrix();')
+    .replace(/= (Half)?Sum\(\);/g, '= Matrix();')
     .replace(/(\w+) = subgroupMatrixMultiplyAccumulate\((\w+), (\w+), (\w+)\);/g, 'multiply(&$2, &$3, &$1);');
   text = replaceCalls(
     text,
@@ -45,7 +46,7 @@ function withMatrices(code: string): string {
   );
   text = replaceCalls(text, /subgroupMatrixStore<row_major>\(/, (_, [array, offset, matrix, stride]) => {
     stored.add(array.slice(1));
-    return `store_${array.slice(1)}(${offset}, &${matrix}, ${stride});`;
+    return `store_${array.slice(1)}(${offset}, &${matrix}, ${stride}, ${halves.has(matrix)});`;
   });
   const loads = [...loaded].map(
     (array) => `
@@ -61,11 +62,17 @@ fn load_${array}(m: ptr<function, Matrix>, offset: u32, stride: u32, isRowMajor:
   );
   const stores = [...stored].map(
     (array) => `
-fn store_${array}(offset: u32, m: ptr<function, Matrix>, stride: u32) {
+fn store_${array}(offset: u32, m: ptr<function, Matrix>, stride: u32, isHalf: bool) {
   if (!isFirst) { return; }
   for (var r = 0u; r < 16u; r++) {
-    for (var c = 0u; c < 16u; c++) {
-      ${array}[offset + r * stride + c / 4u][c % 4u] = bitcast<u32>((*m).values[r * 16u + c]);
+    for (var c = 0u; c < 16u; c += 2u) {
+      let pair = vec2f((*m).values[r * 16u + c], (*m).values[r * 16u + c + 1u]);
+      if (isHalf) {
+        ${array}[offset + r * stride + c / 8u][c % 8u / 2u] = pack2x16float(pair);
+      } else {
+        ${array}[offset + r * stride + c / 4u][c % 4u] = bitcast<u32>(pair.x);
+        ${array}[offset + r * stride + c / 4u][c % 4u + 1u] = bitcast<u32>(pair.y);
+      }
     }
   }
 }`,
