@@ -65,7 +65,7 @@ export function usingWeight<T>(
       shader: wholeMatrix(weight, cols),
       buffers,
       uniforms: {octets, ...weight.values},
-      threads: octets,
+      threads: Math.ceil(octets / OCTETS),
     });
   const result = use({
     weight: storedFormat({parts: [halves], rows: tall}, 'float16', wide),
@@ -90,27 +90,38 @@ export const formatOf = (
     ? storedFormat(rowPartsOf(backend, inputs.weight), attributes.dtype, attributes.cols)
     : quantizedFormat(inputs, attributes);
 
+/** Number of octets that a thread writes, so that workgroups make their tables less often. */
+const OCTETS = 4;
+
 /** The whole weight as float16, int32 `[rows, cols / 2]`; `cols` is a multiple of 8. */
 const wholeMatrix = shader((weight: WeightFormat, cols: number) => ({
   ...writing(weight),
   uniforms: {octets: 'u32', ...weight.uniforms},
   body: `
   ${weight.prepare}
-  let i = flatGroup * WORKGROUP + local;
-  if (i < u.octets) { halves[i] = weightHalves(i / ${cols / 8}u, i % ${cols / 8}u * 8u); }`,
+  ${times(
+    OCTETS,
+    (i) => `{
+    let i = flatGroup * ${OCTETS}u * WORKGROUP + ${i}u * WORKGROUP + local;
+    if (i < u.octets) { halves[i] = weightHalves(i / ${cols / 8}u, i % ${cols / 8}u * 8u); }
+  }`,
+  )}`,
 }));
 
 /** The part of a weight that a workgroup turns. */
 const TURNED = {rows: 256, cols: 64};
 
-/** The transposed weight as float16, int32 `[cols, rows / 2]`; both sides are multiples of 8, and so a thread's square. */
+/**
+ * The transposed weight as float16, int32 `[cols, rows / 2]`; both sides are multiples of 8, and so a thread's square.
+ * Eight threads beside each other have squares below each other, so that they write whole lines of 128 bytes.
+ */
 const turnedMatrix = shader((weight: WeightFormat, rows: number, cols: number) => ({
   ...writing(weight),
   uniforms: weight.uniforms,
   body: `
   ${weight.prepare}
-  let row = group.x * ${TURNED.rows}u + local / ${TURNED.cols / 8}u * 8u;
-  let col = group.y * ${TURNED.cols}u + local % ${TURNED.cols / 8}u * 8u;
+  let row = group.x * ${TURNED.rows}u + local / ${TURNED.cols}u * 64u + local % 8u * 8u;
+  let col = group.y * ${TURNED.cols}u + local / 8u * 8u % ${TURNED.cols}u;
   if (row >= ${rows}u || col >= ${cols}u) { return; }
   ${times(8, (r) => `let row${r} = weightHalves(row + ${r}u, col);`)}
   ${times(
