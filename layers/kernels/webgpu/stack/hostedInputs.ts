@@ -50,7 +50,12 @@ export class HostedInputs {
     const {kept} = this.blocks[block];
     this.blocks[block].kept = undefined;
     const tensors = this.tensorsOf(block);
-    await hostMemoryOf(this.backend).restore(kept as GPUBuffer, tensors);
+    try {
+      await hostMemoryOf(this.backend).restore(kept as GPUBuffer, tensors);
+    } catch (error) {
+      for (const {dataId} of tensors) this.backend.disposeData(dataId);
+      throw error;
+    }
     return tensors;
   }
 

@@ -233,12 +233,18 @@ export class StackPass {
     return laterGradients(backend, shapes, async () => {
       const gradients: tf.TensorInfo[][] = [];
       let next: Promise<tf.TensorInfo[]> | undefined = hosted.restored(blocks.length - 1);
+      let kept: tf.TensorInfo[] = [];
       try {
         for (let i = blocks.length - 1; i >= 0; i--) {
-          const kept = (await next) as tf.TensorInfo[];
+          kept = (await next) as tf.TensorInfo[];
           next = i > 0 ? hosted.restored(i - 1) : undefined;
           gradients.unshift(this.adapterGrads(i, keptFrom(kept), d, i > 0));
+          kept = [];
         }
+      } catch (error) {
+        const restored = await next?.catch(() => []); // may still be on its way, or be what failed
+        this.free(...kept, ...(restored ?? []), ...gradients.flat());
+        throw error;
       } finally {
         hosted.free();
         this.free(d, ...used);

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {hostMemoryOf} from '../../../../layers/kernels/webgpu/device/hostMemory.ts';
+import {HostMemory, hostMemoryOf} from '../../../../layers/kernels/webgpu/device/hostMemory.ts';
 import {ROWS_STEP} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {KEPT_ATTENTION, PART} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
@@ -82,7 +82,10 @@ function adaptersOf(blocks: StackBlock[]): tf.Tensor[] {
   );
 }
 
-/** Expects inputs of blocks in host memory to give the same gradients bit for bit, and to leave no memory behind. */
+/**
+ * Expects inputs of blocks in host memory to give the same gradients bit for bit, and to leave no memory behind, even if
+ * a block or a copy fails.
+ */
 async function offloads(
   run: (checkpointing: DecoderStackOptions['checkpointing']) => tf.Tensor,
   adapters: tf.Tensor[],
@@ -111,6 +114,28 @@ async function offloads(
   await settleGradients();
   const forward = () => tf.customGrad(() => ({value: run('offload'), gradFunc: () => []}))();
   tf.tidy(() => void forward());
+  const {restore} = HostMemory.prototype;
+  const fail = () => {
+    throw new Error('no memory left');
+  };
+  for (const failing of ['a block', 'the copy of the next one']) {
+    let restored = 0;
+    jest.spyOn(HostMemory.prototype, 'restore').mockImplementation(async function (
+      this: HostMemory,
+      ...args
+    ) {
+      const isSecond = ++restored === 2;
+      if (isSecond && failing === 'a block')
+        jest.spyOn(backend, 'makeTensorInfo').mockImplementationOnce(fail);
+      await restore.apply(this, args);
+      if (isSecond && failing !== 'a block') fail();
+    });
+    const made = tf.grads(() => run('offload'))(adapters, dy);
+    await expect(settleGradients()).rejects.toThrow('no memory left');
+    tf.dispose(made);
+    jest.restoreAllMocks();
+    expect(restored).toBe(2);
+  }
   expect(inUse()).toEqual(before);
   expect(hostMemoryOf(backend).bytesKept).toBe(0);
 }
