@@ -300,7 +300,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
 
   /** Computes the logits `[..., vocabSize]` of hidden states `[..., C]`. */
   logitsOf(hidden: tf.Tensor): tf.Tensor {
-    this.assertUsable();
+    this.assertOwnCall('logitsOf');
     const logits = this.lm_head.apply(hidden) as tf.Tensor;
     return this.logitBound === undefined ? logits : softCap(logits, this.logitBound);
   }
@@ -336,7 +336,10 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
         else if (backendTraits().readsAtOnce) this.assertFits(ids.arraySync() as number[][]);
         return this.call(ids, pass as ForwardOptions) as tf.Tensor3D;
       });
-    if (adapterNames === undefined) return compute();
+    if (adapterNames === undefined) {
+      this.assertOwnCall('predict');
+      return compute();
+    }
     const count = given instanceof tf.Tensor ? given.shape[0] : (inputIds as number[][]).length;
     const rows = this.rowAdapters(namesOfRows('predict', adapterNames, count));
     try {
@@ -356,7 +359,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * differentiable. Divide it by the {@link targetCount} of all micro-batches that share an optimizer step.
    */
   lossSum(batch: Batch, options: {training?: boolean; seed?: number} = {}): tf.Scalar {
-    this.assertUsable();
+    this.assertOwnCall('lossSum');
     assertKnownOptions('lossSum', options, {training: true, seed: true});
     return lossSum(this, batch, options);
   }
@@ -371,7 +374,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * differentiable, and its sum is {@link lossSum}. Logits are computed for only some of the labels at a time.
    */
   tokenLosses(batch: Batch, options: TokenLossesOptions = {}): TokenLosses {
-    this.assertUsable();
+    this.assertOwnCall('tokenLosses');
     assertKnownOptions('tokenLosses', options, TOKEN_LOSSES_OPTIONS);
     return tokenLosses(this, batch, options);
   }
@@ -381,7 +384,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    * of {@link tokenLosses}.
    */
   labelStates(batch: Batch): tf.Tensor2D {
-    this.assertUsable();
+    this.assertOwnCall('labelStates');
     return labelStates(this, batch);
   }
 
@@ -437,7 +440,7 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
    *   `INVALID_ARGUMENT`
    */
   values(batch: ValueBatch, options: ValueOptions = {}): tf.Tensor {
-    this.assertUsable();
+    this.assertOwnCall('values');
     return valuesOf(this, batch, options);
   }
 

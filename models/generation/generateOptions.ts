@@ -15,6 +15,8 @@ export interface GenerativeModel extends DecodedModel {
    * @param names the adapter of each row
    */
   rowAdapters?(names: readonly string[]): DecodedAdapters & {dispose(): void};
+  /** Refuses to compute with adapters that are active for another call, if the model has adapters. */
+  assertOwnCall?(what: string): void;
   readonly tokenizer?: Tokenizer;
   readonly generationConfig?: GenerationConfig;
   readonly config: {readonly vocabSize: number; readonly maxPositionEmbeddings: number};

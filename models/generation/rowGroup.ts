@@ -48,6 +48,7 @@ export class RowGroup {
   /** Chooses each row's next token. Rows that it finishes leave. */
   async next(): Promise<RowStep[]> {
     const {rows, decoder, paddings, newPositions, adapters} = this;
+    if (!adapters) this.model.assertOwnCall?.('generate');
     const isGreedy = hasKernel(greedyChoiceOp) && rows.every(takesLargest);
     const mayContinue = rows.every(({newIds, room}) => newIds.length + 1 < room);
     const batch = {ids: rows.map(({ids}) => ids), paddings, newPositions, adapters};

@@ -150,6 +150,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   }
 
   override forward(inputIds: tf.Tensor2D, options: ForwardOptions = {}): tf.Tensor3D {
+    this.assertOwnCall('forward');
     assertKnownOptions('forward', options, FORWARD_OPTIONS);
     const {positionIds, rotary, cache} = options;
     return tf.tidy(() => {
@@ -234,6 +235,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
    * A pass can be recorded if only adapters train, without dropout and offloading, and no layer is replaced or hooked.
    */
   override lossPass(batch: Batch): LossPass | undefined {
+    this.assertOwnCall('training step');
     const state = batch.positionIds ? undefined : this.passState();
     return state === undefined ? undefined : lossPass(this, batch, state);
   }

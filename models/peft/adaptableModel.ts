@@ -251,20 +251,40 @@ export abstract class AdaptableModel extends ModuleModel {
     return this;
   }
 
-  /** Runs `fn` with all adapters inactive. */
-  withoutAdapter<R>(fn: () => R): R {
+  /**
+   * Refuses to compute with the active adapters beside a call of {@link withAdapters}, whose adapters these are.
+   *
+   * @param what name of the call, for messages
+   * @throws TfjsLoraError `DISPOSED`; `UNSUPPORTED`
+   */
+  assertOwnCall(what: string): void {
     this.assertUsable();
+    this.adapterSet.assertOwnCall(what);
+  }
+
+  protected override assertChangeable(what: string): void {
+    super.assertChangeable(what);
+    this.adapterSet.assertOwnCall(what);
+  }
+
+  /** Runs `fn` with all adapters inactive, as {@link withAdapters} with no name. */
+  withoutAdapter<R>(fn: () => R): R {
+    this.assertOwnCall('withoutAdapter');
     return this.adapterSet.with([], fn);
   }
 
   /**
-   * Runs `fn` while only the named adapters are active. It does not change which weights train or are merged. Inside
-   * `fn`, no adapter can be added or activated.
+   * Runs `fn` while only the named adapters are active, until the promise that it may return is settled. It does not change
+   * which weights train or are merged. Inside `fn`, no adapter can be added or activated.
    *
-   * @throws TfjsLoraError `UNKNOWN_ADAPTER`
+   * Meanwhile, the model computes only for `fn`: calls beside it, such as another `withAdapters`, `generate` or a training
+   * step, are refused. Await it first, or use the `adapterNames` of `generate` and `predict`, which run beside each other.
+   * In browsers, code after an `await` in `fn` counts as beside it, so `fn` must be synchronous there.
+   *
+   * @throws TfjsLoraError `UNKNOWN_ADAPTER`; `UNSUPPORTED` beside another call, and for an `fn` that returns a stream
    */
   withAdapters<R>(names: string | readonly string[], fn: () => R): R {
-    this.assertUsable();
+    this.assertOwnCall('withAdapters');
     return this.adapterSet.with([names].flat(), fn);
   }
 

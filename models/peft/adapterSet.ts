@@ -1,3 +1,4 @@
+import {AsyncLocalStorage} from 'node:async_hooks';
 import type {AdaptedLayer} from '../../layers/adaptedLayer.ts';
 import {DEFAULT_ADAPTER} from '../../layers/adapter.ts';
 import {LoRADense} from '../../layers/loraDense.ts';
@@ -46,8 +47,10 @@ export class AdapterSet {
   /** The method of the adapter whose initialization changed the base. */
   baseChangedBy?: string;
   private readonly warnedOf = new Set<string>();
-  /** Number of calls of {@link with} that have not ended. */
-  private passes = 0;
+  /** The calls of {@link with} that have not ended, each inside the one before it. */
+  private readonly calls: object[] = [];
+  /** The call of {@link with} that the running code belongs to, also after an await. */
+  private readonly ownCall = new AsyncLocalStorage<object>();
   /** Merges the active adapters, and restores the base. */
   readonly merging: AdapterMerge;
 
@@ -263,8 +266,30 @@ export class AdapterSet {
     );
   }
 
+  /**
+   * Refuses what depends on the active adapters in code that runs beside a call of {@link with}, or after the call that it
+   * belongs to.
+   *
+   * @param what for messages
+   * @throws TfjsLoraError `UNSUPPORTED`
+   */
+  assertOwnCall(what: string): void {
+    const own = this.ownCall.getStore();
+    const active = this.calls.at(-1);
+    if (own === active) return;
+    throw new TfjsLoraError(
+      'UNSUPPORTED',
+      active
+        ? `${what}: expected a call after or inside withAdapters or withoutAdapter, which has other adapters active until it ` +
+            'ends, got one beside it. Await it first, or pass adapterNames to generate or predict instead; browsers, which ' +
+            'do not know what code after an await belongs to, always need the latter.'
+        : `${what}: expected withAdapters or withoutAdapter to last until its function is done, got a call from inside after ` +
+            'it ended. Return the promise of that call from the function.',
+    );
+  }
+
   private assertOutside(what: string): void {
-    if (this.passes === 0) return;
+    if (this.calls.length === 0) return;
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `${what}: expected a call after withAdapters or withoutAdapter, which restores the active adapters when it ends, got one ` +
@@ -321,10 +346,13 @@ export class AdapterSet {
     });
     const merged = this.merging.isMerged;
     if (merged) this.merging.unmerge();
-    this.passes++;
+    const call = {};
+    this.calls.push(call);
     for (const [layer] of before) layer.activeAdapters = names.filter((name) => layer.adapters.has(name));
     const restore = () => {
-      this.passes--;
+      const place = this.calls.indexOf(call);
+      if (place < 0) return; // the call around it ended earlier, and has restored the adapters
+      this.calls.splice(place);
       if (before.some(([layer]) => layer.isMerged)) this.merging.unmerge(); // what was merged meanwhile
       for (const [layer, active] of before) {
         const left = active.filter((adapter) => layer.adapters.get(adapter.name) === adapter); // renamed or deleted meanwhile
@@ -335,7 +363,8 @@ export class AdapterSet {
     };
     let result: R;
     try {
-      result = fn();
+      result = this.ownCall.run(call, fn);
+      assertNoStream(result);
     } catch (error) {
       restore();
       throw error;
@@ -392,4 +421,14 @@ export class AdapterSet {
       `adapter ${show(name)}: expected one of ${nearest || '(none was added)'}`,
     );
   }
+}
+
+/** Refuses a stream, which would begin to compute only when it is read. */
+function assertNoStream(result: unknown): void {
+  if (typeof Object(result)[Symbol.asyncIterator] !== 'function') return;
+  throw new TfjsLoraError(
+    'UNSUPPORTED',
+    'withAdapters or withoutAdapter: expected a function that reads the stream to its end, got one that returns it. ' +
+      'Read it inside, or pass adapterNames to stream instead.',
+  );
 }

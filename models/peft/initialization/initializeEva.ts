@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import type {LoRADense} from '../../../layers/loraDense.ts';
 import {letSignalsThrough} from '../../letSignalsThrough.ts';
 import type {AdapterSet} from '../adapterSet.ts';
-import {assertCalibrated} from './calibration.ts';
+import {assertCalibrated, type CalibratedModel} from './calibration.ts';
 import {EVA_DEFAULTS, evaMatrices} from './eva.ts';
 import {initializableLayers} from './initializableLayers.ts';
 import {configOf, type InitializeLoRAOptions, wrongInitialization} from './initializeLoRAOptions.ts';
@@ -23,16 +23,21 @@ export async function initializeEva(
     throw wrongInitialization('adapterName', 'the only adapter, as in PEFT', adapters.names.join(', '));
   const reported = new Set<LoRADense>();
   const targets = layers.map((layer) => ({layer, rank: layer.adapter(adapterName).settings.rank}));
-  const matrices = await adapters.with([], () =>
-    evaMatrices(model, targets, [...options.batches!], config, async (converged) => {
-      await letSignalsThrough(signal);
-      for (const layer of converged) {
-        if (reported.has(layer)) continue;
-        reported.add(layer);
-        onProgress?.({layer: layer.name, done: reported.size, total: layers.length});
-      }
-    }),
-  );
+  const base: CalibratedModel = Object.create(model, {
+    forward: {
+      value: (...args: Parameters<CalibratedModel['forward']>) =>
+        adapters.with([], () => model.forward(...args)),
+    },
+    logitsOf: {value: (hidden: tf.Tensor) => adapters.with([], () => model.logitsOf(hidden))},
+  });
+  const matrices = await evaMatrices(base, targets, [...options.batches!], config, async (converged) => {
+    await letSignalsThrough(signal);
+    for (const layer of converged) {
+      if (reported.has(layer)) continue;
+      reported.add(layer);
+      onProgress?.({layer: layer.name, done: reported.size, total: layers.length});
+    }
+  });
   redistributeRanks(
     adapters,
     adapterName,

@@ -2,8 +2,8 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 
 /**
  * Replaces Node's file system and other modules of the process in the browser build: every call throws an error. The
- * names are those of `node:fs`, `node:fs/promises`, `node:os`, `node:url` and `node:crypto`; the build fails if one is
- * missing.
+ * names are those of `node:fs`, `node:fs/promises`, `node:os`, `node:url`, `node:crypto` and `node:async_hooks`; the
+ * build fails if one is missing.
  */
 const absent = (): never => {
   throw new TfjsLoraError(
@@ -55,3 +55,22 @@ export const join = (...parts: string[]): string => parts.filter(Boolean).join('
 export const resolve = join;
 export const dirname = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('/')));
 export const basename = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
+
+/** That of `node:async_hooks` without what follows an await, which a browser cannot attribute to a call. */
+export class AsyncLocalStorage<T> {
+  private store?: T;
+
+  getStore(): T | undefined {
+    return this.store;
+  }
+
+  run<R>(store: T, fn: () => R): R {
+    const outer = this.store;
+    this.store = store;
+    try {
+      return fn();
+    } finally {
+      this.store = outer;
+    }
+  }
+}

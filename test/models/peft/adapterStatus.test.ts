@@ -1,7 +1,10 @@
 import * as tf from '@tensorflow/tfjs';
+import {generateIds} from '../../../models/generation/generate.ts';
+import {nextTask} from '../../../models/nextTask.ts';
+import {AsyncLocalStorage} from '../../../src/tools/browser/noDisk.ts';
 import {Llama} from '../../../src/training/llama.ts';
 import {AdamW} from '../../../src/training/optimizers/index.ts';
-import {errorOf, logitsOf, stirAdapter, tinyConfig, tinyLlama} from '../tinyLlama.ts';
+import {errorOf, logitsOf, stirAdapter, tinyConfig, tinyIds, tinyLlama} from '../tinyLlama.ts';
 
 beforeAll(() => tf.setBackend('cpu'));
 
@@ -154,6 +157,74 @@ describe('renameAdapter', () => {
     model.setAdapter('a').mergeLoRA();
     model.withoutAdapter(() => model.deleteAdapter('a'));
     expect(model.adapterNames).toEqual(['b']);
+    model.dispose();
+  });
+
+  test.each(['node', 'a browser'])('refuses what runs beside other adapters, in %s', async (where) => {
+    const model = twoAdapters();
+    if (where === 'a browser') Object.assign(model['adapterSet'], {ownCall: new AsyncLocalStorage()});
+    const compute = () => logitsOf(model);
+    const expected = {
+      active: compute(),
+      a: model.withAdapters('a', compute),
+      base: model.withoutAdapter(compute),
+    };
+    const beside = {code: 'UNSUPPORTED', message: expect.stringContaining('got one beside it')};
+    let end = () => {};
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    const generation = errorOf(() => generateIds(model, [1, 2], {maxNewTokens: 2})); // begins before the other adapters
+    const own = model.withAdapters('a', async () => {
+      expect(compute()).toEqual(expected.a);
+      expect(model.withoutAdapter(compute)).toEqual(expected.base);
+      await ended;
+      return where === 'node'
+        ? [compute(), await model.withoutAdapter(async () => compute())]
+        : errorOf(compute);
+    });
+    for (const call of [
+      () => model.withAdapters('b', async () => {}),
+      () => model.withoutAdapter(compute),
+      compute,
+      () => model.forward(tf.tensor2d([[1, 2]], undefined, 'int32')),
+      () => model.lossSum({inputIds: [[1, 2]], labels: [[1, 2]]}),
+      () => model.mergeLoRA(),
+      () => model.setAdapter('a'),
+    ])
+      expect(await errorOf(call)).toEqual(beside);
+    expect(await generation).toEqual(beside);
+    const rows = model.predict(tinyIds, {adapterNames: 'b'});
+    expect(rows.dataSync()).toEqual(expected.active);
+    end();
+    expect(await own).toEqual(where === 'node' ? [expected.a, expected.base] : beside);
+    expect(compute()).toEqual(expected.active);
+    model.dispose();
+  });
+
+  test('refuses what goes on after the call with other adapters has ended', async () => {
+    const model = twoAdapters();
+    const active = logitsOf(model);
+    const late: Promise<unknown>[] = [];
+    const soon = async () => {
+      await Promise.resolve();
+      return logitsOf(model);
+    };
+    model.withAdapters('a', () => void late.push(errorOf(soon)));
+    await nextTask();
+    await model.withAdapters(
+      'a',
+      async () => void late.push(errorOf(() => model.withoutAdapter(() => nextTask().then(soon)))),
+    );
+    await nextTask();
+    expect(logitsOf(model)).toEqual(active);
+    for (const error of await Promise.all(late))
+      expect(error).toEqual({code: 'UNSUPPORTED', message: expect.stringContaining('after it ended')});
+    expect(logitsOf(model)).toEqual(active);
+    expect(await errorOf(() => model.withAdapters('a', () => model.stream([1, 2])))).toMatchObject({
+      code: 'UNSUPPORTED',
+      message: expect.stringContaining('got one that returns it'),
+    });
     model.dispose();
   });
 
