@@ -9,6 +9,7 @@ import {toFloat32} from '../../../quant/safetensors/toFloat32.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 
 const ADAPTER = 'adapter_model.safetensors';
+const ADAPTER_CONFIG = 'adapter_config.json';
 const TRAINED = 'trained_weights.safetensors';
 
 /**
@@ -53,12 +54,12 @@ async function tensorCount(folder: RunFolder): Promise<number> {
  * Restores what {@link saveTrainedWeights} wrote. Everything is checked before any weight changes.
  *
  * @throws TfjsLoraError `MISSING_TENSOR`, `UNEXPECTED_TENSOR` or `SHAPE_MISMATCH` when the folder has other trained
- *   weights
+ *   weights, `UNKNOWN_ADAPTER` when it has those of adapters with other names
  */
 export async function restoreTrainedWeights(model: TrainableModel, folder: RunFolder): Promise<void> {
   const source = await openTrained(model, folder);
   try {
-    assertSameWeights(shapesOf(model), source, folder);
+    await assertSameWeights(model, source, folder);
     for (const [name, variable] of model.trainableParameters()) {
       const values = toFloat32(await source.load(name), source.info(name).dtype, name);
       tf.tidy(() => variable.assign(tf.tensor(values, variable.shape, 'float32')));
@@ -76,7 +77,7 @@ export async function restoreTrainedWeights(model: TrainableModel, folder: RunFo
 export async function assertRestorable(model: TrainableModel, folder: RunFolder): Promise<void> {
   const source = await openTrained(model, folder);
   try {
-    assertSameWeights(shapesOf(model), source, folder);
+    await assertSameWeights(model, source, folder);
   } finally {
     source.close();
   }
@@ -87,7 +88,47 @@ function shapesOf(model: TrainableModel): Map<string, number[]> {
   return new Map([...model.trainableParameters()].map(([name, {shape}]) => [name, shape]));
 }
 
-function assertSameWeights(expected: Map<string, number[]>, source: TrainedFiles, folder: RunFolder): void {
+async function assertSameWeights(
+  model: TrainableModel,
+  source: TrainedFiles,
+  folder: RunFolder,
+): Promise<void> {
+  try {
+    assertSameShapes(shapesOf(model), source, folder);
+  } catch (error) {
+    await assertSameAdapters(model, folder);
+    throw error;
+  }
+}
+
+/**
+ * Refuses a model whose active adapters have other names than in a checkpoint. The weights have the names of their
+ * adapters where several train together.
+ */
+async function assertSameAdapters(
+  {activeAdapters: active = [], adapterNames = []}: TrainableModel,
+  folder: RunFolder,
+): Promise<void> {
+  const entries = (await folder.names()).sort();
+  const are = await Promise.all(entries.map((name) => folder.subfolder(name).has(ADAPTER_CONFIG)));
+  const saved = entries.filter((_, i) => are[i]);
+  const missing = saved.filter((name) => !active.includes(name));
+  const extra = active.filter((name) => !saved.includes(name));
+  if (saved.length === 0 || (missing.length === 0 && extra.length === 0)) return;
+  const isRenamed = missing.length === extra.length && !missing.some((name) => adapterNames.includes(name));
+  const advice = !isRenamed
+    ? `Call setAdapter(${JSON.stringify(saved)}) once the model has them.`
+    : missing.length === 1
+      ? `If it was renamed, call renameAdapter('${extra[0]}', '${missing[0]}') to resume.`
+      : `If they were renamed, call renameAdapter for each of ${extra.join(', ')} to resume.`;
+  throw new TfjsLoraError(
+    'UNKNOWN_ADAPTER',
+    `checkpoint ${folder.fullPath} adapters: expected ${saved.join(', ')} to be active, as in the run, got ` +
+      `${active.join(', ') || 'none'}. ${advice}`,
+  );
+}
+
+function assertSameShapes(expected: Map<string, number[]>, source: TrainedFiles, folder: RunFolder): void {
   for (const [name, shape] of expected) {
     const where = `checkpoint ${folder.fullPath} tensor ${name}`;
     if (!source.has(name)) {

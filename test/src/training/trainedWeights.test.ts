@@ -56,3 +56,29 @@ test.each([true, false])('a value head is saved and restored beside an adapter: 
     model.dispose();
   }),
 );
+
+test('a run of several adapters is refused with their names if they are others', () =>
+  inFolder(async (path) => {
+    const folder = new DiskRunFolder(path);
+    await tf.setBackend('cpu');
+    const model = Llama.fromConfig(tinyConfig, {seed: 1});
+    for (const adapterName of ['legal', 'brief', 'other']) model.applyLoRA({rank: 2, adapterName});
+    const refused = (active: string, advice: string) =>
+      expect(restoreTrainedWeights(model, folder)).rejects.toMatchObject({
+        code: 'UNKNOWN_ADAPTER',
+        message:
+          `checkpoint ${folder.fullPath} adapters: expected brief, legal to be active, as in the run, ` +
+          `got ${active}. ${advice}`,
+      });
+    await saveTrainedWeights(model.setAdapter(['legal', 'brief']), folder);
+    model.setAdapter('legal');
+    await refused('legal', 'Call setAdapter(["brief","legal"]) once the model has them.');
+    model.setAdapter(['legal', 'other']);
+    await refused('legal, other', 'Call setAdapter(["brief","legal"]) once the model has them.');
+    model.setAdapter(['legal', 'brief']).renameAdapter('brief', 'short');
+    await refused('legal, short', "If it was renamed, call renameAdapter('short', 'brief') to resume.");
+    model.renameAdapter('legal', 'law');
+    await refused('law, short', 'If they were renamed, call renameAdapter for each of law, short to resume.');
+    await restoreTrainedWeights(model.renameAdapter('law', 'legal').renameAdapter('short', 'brief'), folder);
+    model.dispose();
+  }));
