@@ -1,10 +1,11 @@
 import * as fs from 'node:fs';
-import {mkdir, readdir, readFile, realpath, stat} from 'node:fs/promises';
+import {readdir, readFile, realpath, stat} from 'node:fs/promises';
 import {dirname, join, resolve} from 'node:path';
 import {TfjsLoraError} from '../errors.ts';
 import {diskBytes} from '../safetensors/diskBytes.ts';
 import {NoRoomError} from '../safetensors/diskErrors.ts';
 import type {FileBytes} from '../safetensors/fileBytes.ts';
+import {makeFolder} from '../safetensors/makeFolder.ts';
 import {SafetensorsFile} from '../safetensors/safetensorsFile.ts';
 import {
   beginTemporary,
@@ -68,7 +69,7 @@ export class DiskFolder implements WritableFolder {
 
   async create(): Promise<void> {
     try {
-      await mkdir(this.path, {recursive: true});
+      makeFolder(this.path);
     } catch (cause) {
       throw new TfjsLoraError(
         'INVALID_ARGUMENT',
@@ -109,7 +110,7 @@ export class DiskFolder implements WritableFolder {
     removeTemporaries(this.path);
     const draft = beginTemporary(join(this.path, 'draft'));
     try {
-      fs.mkdirSync(draft, {recursive: true});
+      makeFolder(draft);
       await fill(new DiskFolder(draft));
       publish(draft, this.path, entry, isStale);
     } catch (error) {

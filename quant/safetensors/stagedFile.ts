@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import {basename, dirname, join, resolve} from 'node:path';
 import {onDisk} from './diskErrors.ts';
+import {makeFolder} from './makeFolder.ts';
 
 /** Bytes that one `write` call moves at most, because the system refuses 2 GiB and more in one call. */
 const WRITE_SLICE_BYTES = 1 << 30;
@@ -50,7 +51,7 @@ export class StagedFile {
   constructor(readonly path: string) {
     this.temporaryPath = beginTemporary(path);
     this.descriptor = onDisk(path, KEPT, () => {
-      fs.mkdirSync(dirname(path), {recursive: true});
+      makeFolder(dirname(path));
       return fs.openSync(this.temporaryPath, 'wx');
     });
   }

@@ -1,10 +1,11 @@
 import {createReadStream, createWriteStream} from 'node:fs';
-import {type FileHandle, mkdir, open} from 'node:fs/promises';
+import {type FileHandle, open} from 'node:fs/promises';
 import {dirname} from 'node:path';
 import {Transform} from 'node:stream';
 import {pipeline} from 'node:stream/promises';
 import {createInflateRaw} from 'node:zlib';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {assertRepositoryPath} from '../hub/repositoryPath.ts';
 
 const [STORED, DEFLATED] = [0, 8];
@@ -55,7 +56,7 @@ export class ZipFile {
    */
   async extract(name: string, to: string): Promise<void> {
     assertRepositoryPath(name, `${this.path} member`);
-    await mkdir(dirname(to), {recursive: true});
+    makeFolder(dirname(to));
     await pipeline(await this.stream(name), createWriteStream(to));
   }
 

@@ -1,8 +1,9 @@
-import {mkdir, readdir, readFile, realpath, rename, stat, writeFile} from 'node:fs/promises';
+import {readdir, readFile, realpath, rename, stat, writeFile} from 'node:fs/promises';
 import {basename, dirname, join, relative, sep} from 'node:path';
 import {z} from 'zod';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {parseJson} from '../../../quant/parseJson.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {show} from '../../../quant/show.ts';
 import {warn} from '../../../quant/warn.ts';
 import {assertSafeFile, exists, isStored, storeFile} from './hubFile.ts';
@@ -229,7 +230,7 @@ function fileUrl(endpoint: string, {kind, id}: HubRepository, commit: string, pa
 /** Writes a small file so that readers see either the old or the new one; leaves a file that has the text already. */
 async function writeWhole(path: string, text: string): Promise<void> {
   if ((await readFile(path, 'utf8').catch(() => undefined)) === text) return;
-  await mkdir(dirname(path), {recursive: true});
+  makeFolder(dirname(path));
   const unfinished = `${path}.${randomName()}.incomplete`;
   await writeFile(unfinished, text);
   await rename(unfinished, path);

@@ -5,6 +5,7 @@ import {Readable} from 'node:stream';
 import {pipeline} from 'node:stream/promises';
 import type {ReadableStream} from 'node:stream/web';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {show} from '../../../quant/show.ts';
 import {type HubAddress, hubRequest, reasonOf} from './hubRequest.ts';
 import type {HubFile} from './listRepository.ts';
@@ -56,7 +57,7 @@ export async function storeFile(
 ): Promise<void> {
   const {storage, commit} = target;
   const blobs = join(storage, 'blobs');
-  await mkdir(blobs, {recursive: true});
+  makeFolder(blobs);
   const hash = file.sha256 ?? file.gitHash;
   const blob = hash === undefined ? await fetchNameless(file, blobs, target, onProgress) : join(blobs, hash);
   if (!(await isSound(blob, file, storage))) await fetchBlob(file, blob, target, onProgress);
@@ -237,7 +238,7 @@ function startOf(response: Response): number {
 
 /** Links to a blob from a snapshot, first under another name, so that the link exists either whole or not at all. */
 async function link(blob: string, path: string, snapshot: string): Promise<void> {
-  const folder = await makeFolder(snapshot, path.split('/').slice(0, -1));
+  const folder = await makeFolderIn(snapshot, path.split('/').slice(0, -1));
   const pointer = join(snapshot, path);
   const made = join(folder, `.${randomName()}.incomplete`);
   try {
@@ -249,8 +250,8 @@ async function link(blob: string, path: string, snapshot: string): Promise<void>
 }
 
 /** Creates the folder of a file in a snapshot. Each step must be a real folder: a link could lead out of the cache. */
-async function makeFolder(snapshot: string, names: string[]): Promise<string> {
-  await mkdir(snapshot, {recursive: true});
+async function makeFolderIn(snapshot: string, names: string[]): Promise<string> {
+  makeFolder(snapshot);
   let folder = snapshot;
   for (const name of names) {
     folder = join(folder, name);

@@ -1,6 +1,7 @@
-import {copyFile, link, mkdir, readdir, realpath, rename, rm} from 'node:fs/promises';
+import {copyFile, link, readdir, realpath, rename, rm} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {show} from '../../../quant/show.ts';
 import {randomName} from './unfinishedFile.ts';
 
@@ -14,7 +15,7 @@ import {randomName} from './unfinishedFile.ts';
  */
 export async function putIntoFolder(snapshot: string, folder: string): Promise<void> {
   const names = await readdir(snapshot);
-  await mkdir(folder, {recursive: true});
+  makeFolder(folder);
   const others = (await readdir(folder)).filter((name) => !names.includes(name) && !UNFINISHED.test(name));
   if (others.length > 0) {
     throw new TfjsLoraError(

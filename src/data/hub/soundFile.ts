@@ -1,7 +1,8 @@
 import {createHash} from 'node:crypto';
 import {createReadStream} from 'node:fs';
-import {mkdir, readFile, realpath, stat, writeFile} from 'node:fs/promises';
+import {readFile, realpath, stat, writeFile} from 'node:fs/promises';
 import {dirname, join, relative, sep} from 'node:path';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import type {HubFile} from './listRepository.ts';
 
 /** Notes in a repository's folder in the cache: files whose hash was right, with their times then. */
@@ -20,11 +21,11 @@ export async function isSound(path: string, file: Partial<HubFile>, storage: str
   if (expected === undefined) return true;
   const {note, state} = await noteOf(path, expected, storage);
   if ((await readFile(note, 'utf8').catch(() => '')) === state) return true;
-  const canNote = await mkdir(dirname(note), {recursive: true}).then(
-    () => true,
-    () => false,
-  );
-  if (!canNote) return true;
+  try {
+    makeFolder(dirname(note));
+  } catch {
+    return true; // what cannot be noted would be read each time
+  }
   if ((await hashOf(path, file, found.size)) !== expected) return false;
   await writeFile(note, state).catch(() => {});
   return true;
@@ -35,7 +36,7 @@ export async function noteSound(path: string, file: HubFile, storage: string): P
   const expected = expectedHash(file);
   if (expected === undefined) return;
   const {note, state} = await noteOf(path, expected, storage);
-  await mkdir(dirname(note), {recursive: true});
+  makeFolder(dirname(note));
   await writeFile(note, state);
 }
 

@@ -1,11 +1,11 @@
 import {existsSync} from 'node:fs';
-import {mkdir} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {writeWhole} from '../../../quant/safetensors/writeWhole.ts';
 import {show} from '../../../quant/show.ts';
 import {MersenneTwister} from '../../data/datasets/mersenneTwister.ts';
@@ -270,7 +270,7 @@ function twoPlaces(value: number): string {
 
 /** Writes LLaMA-Factory's `results.json` and `results.log` to a new folder. */
 async function writeBenchmark(folder: string, {scores, answers}: BenchmarkResult): Promise<void> {
-  await mkdir(folder, {recursive: true});
+  makeFolder(folder);
   const numbered = Object.entries(answers).map(([id, letters]) => [
     id,
     Object.fromEntries(letters.entries()),

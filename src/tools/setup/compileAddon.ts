@@ -1,10 +1,11 @@
 import {execFile} from 'node:child_process';
-import {access, mkdir, mkdtemp, rm} from 'node:fs/promises';
+import {access, mkdtemp, rm} from 'node:fs/promises';
 import {createRequire} from 'node:module';
 import {availableParallelism, platform, tmpdir} from 'node:os';
 import {dirname, join, relative} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import type {TensorFlowLibrary} from './tensorFlowLibrary.ts';
 
 /** The compilers that are tried in this order, unless `CXX` names one. */
@@ -50,7 +51,7 @@ export async function compileAddon(
   const run = (args: string[]) => runCompiler(compiler, args, name);
   const isMac = platform() === 'darwin';
   const includes = [library.headers, nodeHeaders].map((each) => `-I${each}`);
-  await mkdir(dirname(output), {recursive: true});
+  makeFolder(dirname(output));
   const temporary = await mkdtemp(join(tmpdir(), 'tfjs-lora-addon-'));
   try {
     const objects = sources.map((_, i) => join(temporary, `${i}.o`));

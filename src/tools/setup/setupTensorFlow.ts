@@ -6,6 +6,7 @@ import {dirname, join, resolve} from 'node:path';
 import {promisify} from 'node:util';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {keepSecretsOf, maskSecrets} from '../../../quant/maskSecrets.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {ZipFile} from '../../data/datasets/zipFile.ts';
 import {contextSource} from '../../training/backends/contextSource.ts';
 import {FUSED_OPS_FILE} from '../../training/backends/fusedOps.ts';
@@ -122,7 +123,7 @@ export async function setupTensorFlow(
   for (const [source, install] of sources) {
     try {
       await rm(staged, {recursive: true, force: true});
-      await mkdir(staged, {recursive: true});
+      makeFolder(staged);
       const {libraries, context} = await install();
       const check = await timed(aside, 'check: a product in a separate process', () =>
         checkTensorFlow(staged, packageName, execPath),
@@ -377,7 +378,7 @@ async function installPackage(stage: Stage, flags: string[]): Promise<void> {
 async function replaceFolder(folder: string, staged: string): Promise<void> {
   const old = `${folder}.old`;
   await rm(old, {recursive: true, force: true});
-  await mkdir(dirname(folder), {recursive: true});
+  makeFolder(dirname(folder));
   if (existsSync(folder)) await rename(folder, old);
   await rename(staged, folder);
   await rm(old, {recursive: true, force: true});

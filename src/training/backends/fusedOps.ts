@@ -3,6 +3,7 @@ import {
   type TensorFlowBackend,
 } from '../../../layers/kernels/tensorflow/device/tensorflowBackend.ts';
 import {registerCardKernels} from '../../../layers/kernels/tensorflow/registerCardKernels.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {fusedOpsSources} from './fusedOpsSources.ts';
 import {cacheFolder} from './packageFolder.ts';
 import {nodeModule} from './processor.ts';
@@ -80,8 +81,11 @@ async function start(backend: TensorFlowBackend, setup: Setup): Promise<string |
 /** Runs an op on the card, which opens the libraries that the ops need and compiles its kernel. */
 async function startOnCard(backend: TensorFlowBackend, addon: CardAddon): Promise<string | undefined> {
   const {kernels, cache} = await cardFolders();
-  const {mkdir} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
-  await mkdir(cache, {recursive: true}).catch(() => {}); // without the folder, each process compiles the kernels
+  try {
+    makeFolder(cache);
+  } catch {
+    // Without the folder, each process compiles the kernels.
+  }
   addon.useCardFolders(kernels, cache);
   const {binding} = backend;
   const ids = [binding.createTensor([8], 1, new Float32Array(8).fill(2))];

@@ -1,4 +1,5 @@
 import type {TuningStore} from '../../../layers/kernels/webgpu/device/tuning.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {warn} from '../../../quant/warn.ts';
 import {cacheFolder} from './packageFolder.ts';
 import {isNode, nodeModule} from './processor.ts';
@@ -59,10 +60,10 @@ async function writeText(text: string): Promise<void> {
     globalThis.localStorage?.setItem(NAME, text);
     return;
   }
-  const {mkdir, rename, writeFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
+  const {rename, writeFile} = await nodeModule<typeof import('node:fs/promises')>('fs/promises');
   const {dirname} = await nodeModule<typeof import('node:path')>('path');
   const file = await path();
-  await mkdir(dirname(file), {recursive: true});
+  makeFolder(dirname(file));
   const partial = `${file}.${process.pid}`; // another process may be reading it now
   await writeFile(partial, text);
   await rename(partial, file);

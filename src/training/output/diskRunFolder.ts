@@ -6,6 +6,7 @@ import {TfjsLoraError} from '../../../quant/errors.ts';
 import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
 import type {RunFolder, StoredFile} from '../../../quant/folders/runFolder.ts';
 import {onDisk} from '../../../quant/safetensors/diskErrors.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {removeTemporaries, syncFolder} from '../../../quant/safetensors/stagedFile.ts';
 import {FolderLock} from './folderLock.ts';
 
@@ -99,7 +100,7 @@ export class DiskRunFolder extends DiskFolder implements RunFolder {
 
   async lock(what: string): Promise<FolderLock> {
     try {
-      fs.mkdirSync(this.path, {recursive: true});
+      makeFolder(this.path);
       return FolderLock.take(this.path, `${what} ${this.fullPath}`);
     } catch (error) {
       throw error instanceof TfjsLoraError ? error : this.unwritable(what, error);

@@ -1,10 +1,11 @@
 import {createHash} from 'node:crypto';
-import {mkdir, readFile, rename, stat, writeFile} from 'node:fs/promises';
+import {readFile, rename, stat, writeFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {inflateSync} from 'node:zlib';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 
 /** The typeface of plots: PT Sans (ParaType, SIL Open Font License), from `@fontsource/pt-sans`. */
 export const PLOT_FONT = 'PT Sans';
@@ -30,7 +31,7 @@ export function plotFontFiles(): Promise<string[]> {
         () => false,
       );
       if (!isThere) {
-        await mkdir(folder, {recursive: true});
+        makeFolder(folder);
         // Renamed only when complete, because another process may want the same file at the same time.
         const draft = `${path}.${Math.random().toString(36).slice(2)}`;
         await writeFile(draft, font);

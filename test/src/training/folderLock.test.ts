@@ -128,6 +128,11 @@ describe('a folder that cannot be written', () => {
       /expected a folder, got a file, .*file\. Choose another path/,
     ],
     ['cannot be made', () => '/sys/tfjs-lora', /expected a writable folder, got: /],
+    [
+      'is where nothing can be created',
+      () => '/proc/tfjs-lora/out',
+      /\/proc\/tfjs-lora\/out: expected a writable folder, got: /,
+    ],
   ])('because it %s is found before any step', async (_what, path, message) => {
     writeFileSync(pathOf('file'), '');
     const run = trainer.fit([{inputIds: [1, 2]}], {outputDir: path(), verbose: 0});
