@@ -18,6 +18,7 @@ import {stackMemory} from '../../../layers/kernels/webgpu/stack/stackMemory.ts';
 import {setBackendTraits} from '../../../layers/ops/backendTraits.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
+import {warn} from '../../../quant/warn.ts';
 import type {Backend} from './backend.ts';
 import {nearestComputeDtype} from './computeDtype.ts';
 import {mayHaveGraphicsCard} from './graphicsCard.ts';
@@ -100,6 +101,7 @@ export const webgpu: Backend = {
       tf.registerBackend('webgpu', () =>
         Object.assign(backend, {[OURS]: name, [IDENTITY]: identityOf(adapter)}),
       );
+      if (isSoftware(adapter)) warnOfSoftware(name);
     }
     // The stock product of few rows with a long inner side, split over workgroups, is wrong: its sums start from
     // another tensor's remains. A threshold below one workgroup selects the plain product.
@@ -223,6 +225,14 @@ async function requestDevice(adapter: GPUAdapter): Promise<GPUDevice> {
 function isSoftware({info}: GPUAdapter): boolean {
   const names = `${info.architecture} ${info.device} ${info.description}`;
   return info.isFallbackAdapter || /software|swiftshader|llvmpipe|lavapipe/i.test(names);
+}
+
+function warnOfSoftware(name: string): void {
+  warn(
+    `backend webgpu (${name}): expected a graphics card, got a software driver, which computes on the processor and is ` +
+      "for tests: it is far slower than wasm. Choose wasm, with useBackend('wasm') or --backend wasm, or install the " +
+      "card's driver.",
+  );
 }
 
 function identityOf({info}: GPUAdapter): string {
