@@ -15,6 +15,7 @@ import {rowsOf} from '../../data/batches/collate.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 import {assertCount, type FitPlan} from './fitArgs.ts';
 import {formatBytes} from './formatBytes.ts';
+import {InsufficientMemoryError, type MemoryChange} from './insufficientMemoryError.ts';
 import {stackMemory} from './stackMemory.ts';
 
 /** A decoder like Llama, with or without allocated weights. */
@@ -347,52 +348,43 @@ export function assertMemory(
   const args = {batchSize, sequenceLength, gradientAccumulationSteps, optimizer, otherModels};
   const estimate = estimateMemory(model, args);
   if (estimate.total <= budget) return;
-  throw new TfjsLoraError(
-    'INSUFFICIENT_MEMORY',
+  const parts = Object.entries(estimate)
+    .filter(([part, bytes]) => part !== 'total' && bytes > 0)
+    .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`);
+  throw new InsufficientMemoryError(
     `training memory: expected a peak of at most ${formatBytes(budget)}, got an estimate of ${formatBytes(estimate.total)} ` +
-      `(${Object.entries(estimate)
-        .filter(([part, bytes]) => part !== 'total' && bytes > 0)
-        .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`)
-        .join(', ')}) for ${batchSize} × ${sequenceLength} tokens. ${adviceFor(model, args, budget)}`,
+      `(${parts.join(', ')}) for ${batchSize} × ${sequenceLength} tokens.`,
+    changesFor(model, args, budget),
   );
 }
 
-/** Lists changes until the run fits, cheapest first, each with the total after it. */
-function adviceFor(
+/** Lists changes until the run fits, cheapest first. */
+function changesFor(
   model: EstimableModel,
   args: Required<Omit<EstimateArgs, 'gradientCheckpointing'>>,
   budget: number,
-): string {
-  const changes: string[] = [];
+): MemoryChange[] {
+  const changes: MemoryChange[] = [];
   let current: EstimateArgs = {...args, gradientCheckpointing: model.gradientCheckpointing};
-  const fits = (next: EstimateArgs) => estimateMemory(model, next).total <= budget;
-  const apply = (what: string, next: EstimateArgs): boolean => {
-    current = next;
-    changes.push(`${what} (${formatBytes(estimateMemory(model, next).total)})`);
-    return fits(next);
+  const totalWith = (settings: Partial<EstimateArgs>) =>
+    estimateMemory(model, {...current, ...settings}).total;
+  const apply = (settings: Omit<MemoryChange['settings'], 'optimizer'>): boolean => {
+    current = {...current, ...settings};
+    const total = totalWith({});
+    changes.push({settings, total});
+    return total <= budget;
   };
-  const result = () => `Change ${changes.join(', then ')}.`;
-  if (!current.gradientCheckpointing)
-    if (apply('model.gradientCheckpointing = true', {...current, gradientCheckpointing: true}))
-      return result();
-  if (isOneOp(model) && current.gradientCheckpointing !== 'offload')
-    if (apply("model.gradientCheckpointing = 'offload'", {...current, gradientCheckpointing: 'offload'}))
-      return result();
-  const examples = args.batchSize * args.gradientAccumulationSteps;
-  let batchSize = args.batchSize;
-  while (batchSize > 1 && !fits({...current, batchSize})) batchSize = Math.floor(batchSize / 2);
-  if (batchSize < args.batchSize) {
-    const gradientAccumulationSteps = Math.ceil(examples / batchSize);
-    const what = `batchSize ${batchSize} with gradientAccumulationSteps ${gradientAccumulationSteps}`;
-    if (apply(what, {...current, batchSize, gradientAccumulationSteps})) return result();
-  }
-  let sequenceLength = args.sequenceLength;
-  while (sequenceLength > 64 && !fits({...current, sequenceLength}))
+  if (!current.gradientCheckpointing && apply({gradientCheckpointing: true})) return changes;
+  const canOffload = isOneOp(model) && current.gradientCheckpointing !== 'offload';
+  if (canOffload && apply({gradientCheckpointing: 'offload'})) return changes;
+  let {batchSize, sequenceLength} = args;
+  while (batchSize > 1 && totalWith({batchSize}) > budget) batchSize = Math.floor(batchSize / 2);
+  const gradientAccumulationSteps = Math.ceil((args.batchSize * args.gradientAccumulationSteps) / batchSize);
+  if (batchSize < args.batchSize && apply({batchSize, gradientAccumulationSteps})) return changes;
+  while (sequenceLength > 64 && totalWith({sequenceLength}) > budget)
     sequenceLength = Math.floor(sequenceLength / 2);
-  if (sequenceLength < args.sequenceLength)
-    if (apply(`examples of at most ${sequenceLength} tokens`, {...current, sequenceLength})) return result();
-  changes.push('quantization of the base weights to nf4 and a paged or 8-bit optimizer');
-  return `${result()} Otherwise use a smaller model.`;
+  if (sequenceLength < args.sequenceLength && apply({sequenceLength})) return changes;
+  return [...changes, {settings: {quantization: 'nf4', optimizer: 'paged_adamw_8bit'}}];
 }
 
 /** Whether a model is one whose memory can be estimated: a decoder like Llama. */
