@@ -1,8 +1,8 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {WasmBackend} from './wasmBackend.ts';
 
-/** Bytes that a 32-bit address reaches. */
-const ADDRESSABLE = 2 ** 32;
+/** Bytes that the addresses of `wasm` reach: the most that all tensors may take. */
+export const WASM_MEMORY = 2 ** 32;
 
 const guarded = new WeakSet<WasmBackend['wasm']>();
 
@@ -15,12 +15,13 @@ export function guardAllocation({wasm}: WasmBackend): void {
   guarded.add(wasm);
   const allocate = wasm._malloc;
   wasm._malloc = (bytes) => {
-    const offset = bytes < ADDRESSABLE ? allocate(bytes) : 0;
+    const offset = bytes < WASM_MEMORY ? allocate(bytes) : 0;
     if (offset === 0 && bytes > 0) {
       throw new TfjsLoraError(
         'INSUFFICIENT_MEMORY',
-        `backend wasm: expected room for a tensor of ${(bytes / 2 ** 20).toFixed(1)} MiB in its memory of 4 GiB, got ` +
-          'none. Use a smaller model, 4 bits, a smaller batch or shorter examples, or another backend: ' +
+        `backend wasm: expected room for a tensor of ${(bytes / 2 ** 20).toFixed(1)} MiB in its memory of ` +
+          `${WASM_MEMORY / 2 ** 30} GiB, got none. ` +
+          'Use a smaller model, 4 bits, a smaller batch or shorter examples, or another backend: ' +
           'npx tfjs-lora doctor lists them.',
       );
     }

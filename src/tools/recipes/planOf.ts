@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs';
+import {WASM_MEMORY} from '../../../layers/kernels/wasm/guardAllocation.ts';
 import {IGNORE_INDEX} from '../../../models/batchLoss.ts';
 import {countParameters} from '../../../models/summary.ts';
 import {isBatch, type TrainingData} from '../../data/batches/batches.ts';
@@ -44,8 +45,6 @@ export interface LongestRows {
 /** Share of a card's memory that a run may use: estimates may be a tenth too low. */
 const CARD_SHARE = 0.9;
 const GIB = 2 ** 30;
-/** What the addresses of `wasm` reach. */
-const WASM_MEMORY = 4 * GIB;
 /** The memory of common cards. */
 const EXAMPLES = [8, 12, 16, 24].map((size) => size * GIB);
 
