@@ -1,4 +1,4 @@
-import {nearestNames} from './errors.ts';
+import {similarName} from './errors.ts';
 
 /**
  * Other libraries' names for our options: PEFT, transformers, TRL, LLaMA-Factory, Unsloth, bitsandbytes, Keras.
@@ -68,6 +68,7 @@ const FOREIGN_NAMES: Readonly<Record<string, string>> = {
   max_seq_len: 'cutoffLength',
   chat_template: 'template',
   max_tokens: 'maxNewTokens',
+  generation_config: 'generation',
   stop: 'stopStrings',
   stop_sequences: 'stopStrings',
   max_shard_size: 'maxShardBytes',
@@ -137,6 +138,7 @@ const TAKEN_BY: Readonly<Record<string, string>> = {
   trainOnPrompt: 'model.dataset(records, {trainOnPrompt: true})',
   maskHistory: 'model.dataset(records, {maskHistory: true})',
   packing: 'loadDataset({packing: true}) or model.dataset(records, {packing: true})',
+  generation: '{maxNewTokens: 128} and its other settings as options of their own',
   maxNewTokens: 'generate(prompt, {maxNewTokens: 128})',
   doSample: 'generate(prompt, {doSample: true})',
   temperature: 'generate(prompt, {temperature: 0.7})',
@@ -184,10 +186,20 @@ const TAKEN_BY: Readonly<Record<string, string>> = {
   seed: 'applyLoRA({seed: 0}), fitDataset(data, {seed: 0}) or generate(prompt, {seed: 0})',
 };
 
+const READ_FILE = 'Use loadDataset({dataset: name, datasetDir: {[name]: {file_name, columns}}, tokenizer}).';
+const STREAM =
+  'Use for await (const piece of model.stream(prompt)), where prompt is a text or ' +
+  'model.tokenizer.encodeChat(messages, {addGenerationPrompt: true}).';
+
 /** Advice for an option that has no single counterpart here with the same kind of value. */
 const ADVICE: Readonly<Record<string, string>> = {
   load_in_4bit: "Use fromPretrained(folder, {quantization: {type: 'nf4'}}).",
   load_in_8bit: "Use fromPretrained(folder, {quantization: {type: 'int8'}}).",
+  bits: "Use {type: 'nf4'} for 4 bits, {type: 'int8'} for 8.",
+  path: READ_FILE,
+  file: READ_FILE,
+  file_name: READ_FILE,
+  data_files: READ_FILE,
   betas: 'Use beta1 and beta2.',
   loss: 'The model computes its own loss, cross-entropy over the labels.',
   metrics: 'evaluateDataset(data) gives loss and perplexity, predictDataset(data) ROUGE and BLEU.',
@@ -249,7 +261,9 @@ const ADVICE: Readonly<Record<string, string>> = {
   presence_penalty: 'Use repetitionPenalty.',
   length_penalty: 'It belongs to beam search: leave it out.',
   stopping_criteria: 'Use stopStrings or eosTokenId.',
-  streamer: 'Use for await (const piece of model.stream(prompt)).',
+  streamer: STREAM,
+  stream: STREAM,
+  on_token: STREAM,
   padding: 'fitDataset pads; collate(examples, {padToMultipleOf: 8}) makes a batch.',
   truncation: 'Use model.dataset(records, {cutoffLength: 2048}) or loadDataset({cutoffLength: 2048}).',
   return_tensors: 'encode and encodeChat return token ids; collate(examples) makes a batch.',
@@ -267,17 +281,23 @@ const ADVICE: Readonly<Record<string, string>> = {
  * @param known names of the call's options
  */
 export function adviceFor(name: string, known: string[]): string {
-  const snake = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`).toLowerCase();
-  if (Object.hasOwn(ADVICE, snake)) return ADVICE[snake];
-  const meant = Object.hasOwn(FOREIGN_NAMES, snake) ? FOREIGN_NAMES[snake] : undefined;
-  if (meant !== undefined && known.includes(meant)) return `Use ${meant}.`;
   const flat = flattened(name);
+  const advice = ADVICE_OF.get(flat);
+  if (advice !== undefined) return advice;
+  const meant = NAMES_OF.get(flat);
+  if (meant !== undefined && known.includes(meant)) return `Use ${meant}.`;
   const sameLetters = known.find((candidate) => flattened(candidate) === flat);
   if (sameLetters !== undefined) return `Use ${sameLetters}.`;
   const elsewhere = meant ?? Object.keys(TAKEN_BY).find((candidate) => flattened(candidate) === flat);
   if (elsewhere !== undefined && Object.hasOwn(TAKEN_BY, elsewhere)) return `Use ${TAKEN_BY[elsewhere]}.`;
-  return known.length === 0 ? 'Leave it out.' : `Did you mean ${nearestNames(name, known, 1)[0]}?`;
+  const similar = similarName(name, known);
+  return similar === undefined ? 'Leave it out.' : `Did you mean ${similar}?`;
 }
 
 /** Makes `learning_rate` and `learningRate` equal. */
 const flattened = (name: string): string => name.replaceAll('_', '').toLowerCase();
+
+const byFlatName = (entries: Readonly<Record<string, string>>): ReadonlyMap<string, string> =>
+  new Map(Object.entries(entries).map(([name, value]) => [flattened(name), value]));
+const ADVICE_OF = byFlatName(ADVICE);
+const NAMES_OF = byFlatName(FOREIGN_NAMES);

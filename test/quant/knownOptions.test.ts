@@ -29,11 +29,30 @@ describe('assertKnownOptions', () => {
     ['fitDataset', FIT, 'learningRate', 'Use compile({optimizer: new AdamW({learningRate: 1e-4})}).'],
     ['fitDataset', FIT, 'validation_split', 'Use splitValidation(examples, 0.1),'],
     ['fitDataset', FIT, 'rank', 'Use applyLoRA({rank: 8}).'],
-    ['fitDataset', FIT, 'constructor', 'Did you mean'],
-    ['fitDataset', FIT, '__proto__x', 'Did you mean'],
+    ['fitDataset', FIT, 'constructor', 'Leave it out.'],
+    ['fitDataset', FIT, '__proto__x', 'Leave it out.'],
+    ['fitDataset', FIT, 'loadIn4bit', "Use fromPretrained(folder, {quantization: {type: 'nf4'}})."],
+    ['quantize', {type: true}, 'bits', "Use {type: 'nf4'} for 4 bits"],
+    ['loadDataset', {dataset: true, hub: true}, 'path', 'Use loadDataset({dataset: name, datasetDir:'],
+    ['chat', {seed: true, topP: true}, 'stream', 'Use for await (const piece of model.stream(prompt))'],
+    [
+      'chat',
+      {bosTokenId: true, topP: true},
+      'onToken',
+      'Use for await (const piece of model.stream(prompt))',
+    ],
+    [
+      'predictDataset',
+      {temperature: true, topP: true},
+      'generation',
+      'Use {maxNewTokens: 128} and its other',
+    ],
+    ['fitDataset', {generation: true, epochs: true}, 'generationConfig', 'Use generation.'],
   ])('%s: %s says what to do about %s', (call, known, name, advice) => {
     const message = messageOf(() => assertKnownOptions(call, {[name]: 1}, known));
-    expect(message).toContain(`${call} ${name}: expected some of ${Object.keys(known).join(', ')}, got`);
+    expect(message).toContain(
+      `${call} ${name}: expected ${Object.keys(known).length > 1 ? 'some of ' : ''}${Object.keys(known).join(', ')}, got`,
+    );
     expect(message).toContain(advice);
     expect(messageOf(() => assertKnownOptions(call, {...{[name]: 0}}, known))).toContain(advice);
   });
