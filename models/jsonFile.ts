@@ -26,24 +26,31 @@ export async function readJsonOf(folder: Folder, name: string): Promise<Record<s
 }
 
 /** For the configuration that is missing from a folder of the other kind, the file that is there and advice. */
-const OTHER_KIND: Readonly<Record<string, {has: string; advice: string}>> = {
+const OTHER_KIND: Readonly<Record<string, {has: string; advice(text: string): string}>> = {
   'config.json': {
     has: 'adapter_config.json',
-    advice:
-      ' This is the folder of an adapter: open its base model, and add the adapter with loadAdapter(folder), or ' +
-      'adapter_name_or_path in a recipe or command.',
+    advice: (text) =>
+      ` This is the folder of an adapter: open its base model${baseOf(text)}, and add the adapter with ` +
+      'loadAdapter(folder), or adapter_name_or_path in a recipe or command.',
   },
   'adapter_config.json': {
     has: 'config.json',
-    advice: ' This is the folder of a model, which fromPretrained opens.',
+    advice: () => ' This is the folder of a model, which fromPretrained opens.',
   },
 };
+
+/** Returns the model that an adapter's config names, for a message. */
+function baseOf(text: string): string {
+  const [, base] = /"base_model_name_or_path"\s*:\s*("(?:[^"\\]|\\.)+")/.exec(text) ?? [];
+  return base === undefined ? '' : ` ${base}`;
+}
 
 /** Returns advice for a folder that does not exist, or is of the other kind. */
 async function didYouMean(folder: Folder, name: string): Promise<string> {
   if (folder instanceof DiskFolder && !(await folder.exists())) return didYouMeanPath(folder.path);
   const other = Object.hasOwn(OTHER_KIND, name) ? OTHER_KIND[name] : undefined;
-  return other && (await folder.has(other.has)) ? other.advice : '';
+  const text = other && (await readText(folder, other.has));
+  return text === undefined ? '' : (other?.advice(text) ?? '');
 }
 
 /** Does what {@link readJsonOf} does, but returns undefined when there is no such file. */

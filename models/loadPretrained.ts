@@ -1,8 +1,11 @@
+import {basename, dirname} from 'node:path';
 import {type Parameter, withoutAllocation} from '../layers/parameter.ts';
 import type {QuantizationType} from '../layers/quantizationArgs.ts';
 import {assertStorageDtype} from '../quant/assertStorageDtype.ts';
 import {TfjsLoraError} from '../quant/errors.ts';
 import type {StorageDtype} from '../quant/float16.ts';
+import {DiskFolder} from '../quant/folders/diskFolder.ts';
+import type {Folder} from '../quant/folders/folder.ts';
 import type {FolderSource} from '../quant/folders/openFolder.ts';
 import {didYouMeanPath} from '../quant/folders/similarPath.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
@@ -57,6 +60,17 @@ export interface PretrainedModel extends LayeredModel {
   dispose(): unknown;
 }
 
+/** Says what to do about a path that is no folder: that of a file in a model's folder, a name on the hub, or a slip. */
+async function adviceForMissing(source: FolderSource, folder: Folder): Promise<string> {
+  const {path} = folder;
+  if (folder instanceof DiskFolder && (await new DiskFolder(dirname(path)).has('config.json')))
+    return `Pass the folder of the model, ${dirname(path)}.`;
+  const download = 'Download the model first (config.json, *.safetensors, tokenizer files)';
+  const isHubId = typeof source === 'string' && /^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(source);
+  const command = isHubId ? `: npx tfjs-lora download ${source} ${basename(source)}. Then pass` : ' and pass';
+  return `${download}${command} its folder, or a GGUF file.${didYouMeanPath(path)}`;
+}
+
 /**
  * Loads a Hugging Face folder; see `CausalLM.fromPretrained`.
  *
@@ -79,7 +93,7 @@ export async function loadPretrained<M extends PretrainedModel>(
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `model folder ${folder.pathOf('')}: expected a Hugging Face folder, got nothing there. ` +
-        `Download the model first (config.json, *.safetensors, tokenizer files) and pass its folder, or a GGUF file.${didYouMeanPath(folder.path)}`,
+        (await adviceForMissing(source, folder)),
     );
   }
   const where = folder.pathOf('config.json');

@@ -89,6 +89,13 @@ export class Tokenizer {
     readonly folder?: FolderSource,
     private readonly rewritten: ReadonlySet<string> = new Set(),
   ) {
+    if (typeof Object(files).tokenizer !== 'object') {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `new Tokenizer: expected the contents of a tokenizer's files, got ${show(files)}. Open a folder with ` +
+          'await Tokenizer.fromFolder(folder).',
+      );
+    }
     this.core = createCore(files, this.pathOf('tokenizer.json'));
     this.vocabSize = this.core.model?.vocab.length ?? 0;
     for (const name of NAMED_TOKENS) this.namedTokens[name] = this.readNamedToken(name);

@@ -11,7 +11,7 @@ const MAX_BIGINT = 2n ** 256n;
 const UNSAFE = /[\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g;
 
 /**
- * Writes a value for a message: as JSON where JSON has a form for it, cut after 150 characters and 8 levels. Takes any
+ * Writes a value for a message: as JSON where JSON has a form for it, cut after 150 characters and 8 levels; a tensor by its dtype and shape. Takes any
  * value, even one that contains itself, has no primitive form or throws when it is read, and never throws.
  */
 export function show(value: unknown): string {
@@ -41,10 +41,15 @@ function writeValue(value: unknown, write: Write, depth: number): boolean {
   if (typeof value !== 'object' || value === null) return write(String(value));
   if (value instanceof RegExp || value instanceof URL) return write(String(value));
   if (value instanceof Date || value instanceof Error) return write(quoted(String(value)));
+  if (isTensor(value)) return write(`tensor [${value.shape}] of ${String(value.dtype)}`);
   if (depth === MAX_DEPTH) return write('…');
   const items = itemsOf(value);
   if (items) return writeList(items, write, depth + 1);
   return writeEntries(value instanceof Map ? value : Object.entries(value), write, depth + 1);
+}
+
+function isTensor(value: object): value is {dtype: unknown; shape: unknown[]} {
+  return 'dataId' in value && 'dtype' in value && 'shape' in value && Array.isArray(value.shape);
 }
 
 function itemsOf(value: object): Iterable<unknown> | undefined {

@@ -185,10 +185,13 @@ export function newestToken(row: Row, piece: string): GeneratedToken {
 }
 
 function assertPromptKind(prompt: unknown, index: number): void {
-  if (typeof prompt === 'string' || Array.isArray(prompt) || ArrayBuffer.isView(prompt)) return;
+  const isMessages = Array.isArray(prompt) && typeof Object(prompt[0]).role === 'string';
+  if (typeof prompt === 'string' || ArrayBuffer.isView(prompt) || (Array.isArray(prompt) && !isMessages))
+    return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `prompt ${index}: expected a text or token ids, got ${show(prompt)}. Answer messages with chat.`,
+    `prompt ${index}: expected a text or token ids, got ${show(prompt)}. Answer messages with chat. ` +
+      'To stream the answer, pass model.tokenizer.encodeChat(messages, {addGenerationPrompt: true}).',
   );
 }
 

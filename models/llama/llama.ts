@@ -42,7 +42,7 @@ import {DecoderBlock} from './decoderBlock.ts';
 import {hasPlainLayers, isOf, plainHead, plainStack} from './plainStack.ts';
 import {presets} from './presets.ts';
 import {replicateBlocks} from './replicateBlocks.ts';
-import {resolveConfig} from './resolveConfig.ts';
+import {assertConfig, resolveConfig} from './resolveConfig.ts';
 
 /** Llama 3.2 (and 3.1, 3, 2) with its output head. Sub-layers are named as in Hugging Face's files. */
 export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
@@ -78,6 +78,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
    * @param storage storage type of the matrices in memory
    */
   constructor(config: LlamaConfig, storage: StorageDtype = 'float32') {
+    assertConfig(config, new.target.name);
     const {vocabSize, hiddenSize, rmsNormEps: epsilon} = config;
     const {blockClass, normOffset: offset} = new.target;
     const scale = new.target.embeddingScale(config);

@@ -1,4 +1,5 @@
 import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
 import {
   type Json,
   LLAMA,
@@ -39,5 +40,14 @@ export function resolveConfig(
     'INVALID_CONFIG',
     `${name} preset "${source}": expected one of ${names.join(', ')}. ` +
       `Did you mean ${nearestNames(source, names, 1)[0]}?`,
+  );
+}
+
+/** Refuses a path, with which other libraries construct a model. */
+export function assertConfig(config: unknown, name: string): void {
+  if (typeof config === 'object' && config !== null) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `new ${name}: expected a config, got ${show(config)}. Open a folder with await ${name}.fromPretrained(folder).`,
   );
 }

@@ -5,8 +5,10 @@ import type {LoRAFields} from '../../layers/loraFields.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import type {QuantizationType} from '../../layers/quantizationArgs.ts';
 import {ValueHead} from '../../layers/valueHead.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
 import type {FolderSource, FolderTarget} from '../../quant/folders/openFolder.ts';
 import {assertKnownOptions} from '../../quant/knownOptions.ts';
+import {show} from '../../quant/show.ts';
 import {LAYER_WATCH_OPTIONS, type LayerWatch} from '../layerWatch.ts';
 import {ModuleModel} from '../moduleModel.ts';
 import {
@@ -112,7 +114,13 @@ export abstract class AdaptableModel extends ModuleModel {
    */
   applyLoRA<Fields extends LoRAFields>(options: LoRAOptionsOf<Fields>): this;
   applyLoRA(options?: LoRAOptions): this;
-  applyLoRA(options: LoRAOptions = {}): this {
+  applyLoRA(options: LoRAOptions = {}, ...more: unknown[]): this {
+    if (more.length > 0) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `applyLoRA: expected one object of options, got ${show(more[0])} after it. An adapter's name is adapterName.`,
+      );
+    }
     this.assertChangeable('applyLoRA');
     this.adapterSet.add(options);
     return this;

@@ -61,9 +61,10 @@ describeEachBackend('models and adapters without a disk', () => {
     await model.save(whole);
     const refused = await errorOf(() => model.loadAdapter(whole));
     expect(refused.message).toContain('This is the folder of a model, which fromPretrained opens.');
-    model.applyLoRA({rank: 2});
+    model.applyLoRA({rank: 2, baseModelNameOrPath: 'org/base'});
     await model.saveAdapter(adapter);
-    expect((await errorOf(() => load(adapter))).message).toContain('This is the folder of an adapter:');
+    const {message} = await errorOf(() => load(adapter));
+    expect(message).toContain('This is the folder of an adapter: open its base model "org/base", and add');
     model.dispose();
   });
 

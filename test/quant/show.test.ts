@@ -30,6 +30,7 @@ describe('show', () => {
       {toString: () => 1, toJSON: () => 1, valueOf: null},
       '{"toString":function "toString","toJSON":function "toJSON","valueOf":null}',
     ],
+    [{shape: [2, 3], dtype: 'int32', dataId: {}}, 'tensor [2,3] of int32'],
     ['\u009b31mred\u202e', '"\\u009b31mred\\u202e"'],
   ])('%#: writes values that JSON cannot represent', (value, expected) => {
     expect(show(value)).toBe(expected);

@@ -406,6 +406,37 @@ test.each([
   });
 });
 
+test.each<[string, () => unknown, string]>([
+  ['an optimizer', () => model.compile(new src.AdamW({}) as never), 'Use compile({optimizer}).'],
+  [
+    'an adapter',
+    () => model.applyLoRA({rank: 2}, ...(['mine'] as unknown as [])),
+    "An adapter's name is adapterName.",
+  ],
+  ['a path', () => new src.Llama(MODEL as never), 'await Llama.fromPretrained(folder)'],
+  [
+    'nothing',
+    () => new (src.Qwen2 as new (config?: unknown) => unknown)(),
+    'await Qwen2.fromPretrained(folder)',
+  ],
+  ['a tokenizer', () => new src.Tokenizer(MODEL as never), 'await Tokenizer.fromFolder(folder)'],
+  [
+    'a name',
+    () => src.Llama.fromPretrained('org/Name'),
+    'npx tfjs-lora download org/Name Name. Then pass its',
+  ],
+  [
+    'a file',
+    () => src.Llama.fromPretrained(join(MODEL, 'config.json')),
+    `Pass the folder of the model, ${MODEL}.`,
+  ],
+])('calls of other libraries: %s', async (_, call, message) => {
+  await expect((async () => call())()).rejects.toMatchObject({
+    name: 'TfjsLoraError',
+    message: expect.stringContaining(message),
+  });
+});
+
 test('applyLoRA refuses a value that is no object of options', () => {
   for (const wrong of [8, 'q_proj', [8]])
     expect(() => model.applyLoRA(wrong as never)).toThrow('applyLoRA options: expected an object');

@@ -172,6 +172,13 @@ export function assertExample(example: AnyExample, index: number, limits: Exampl
     if (side !== 'desirable') assertRow(row as Example, `example ${index} ${side}`.trim(), limits);
 }
 
+/** Says how to write an example that is a list alone: messages, or token ids. */
+function adviceForList([first]: unknown[]): string {
+  return typeof Object(first).role === 'string'
+    ? 'Write a list of messages as {messages: […]}.'
+    : 'Write a list of token ids as {inputIds: […]}.';
+}
+
 function assertRow(
   example: Example,
   place: string,
@@ -181,7 +188,11 @@ function assertRow(
   const {inputIds, labels, attentionMask, positionIds} = example ?? {};
   if (!Array.isArray(inputIds) || inputIds.length === 0) {
     const got = Array.isArray(inputIds) ? 'an empty list' : `${inputIds && typeof inputIds}`;
-    throw new TfjsLoraError('INVALID_ARGUMENT', `${place} inputIds: expected token ids, got ${got}`);
+    const advice = Array.isArray(example) ? ` ${adviceForList(example)}` : '';
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${place} inputIds: expected token ids, got ${got}.${advice}`,
+    );
   }
   for (const [key, values] of Object.entries({labels, attentionMask, positionIds})) {
     if (values === undefined || values.length === inputIds.length) continue;

@@ -177,10 +177,25 @@ function kindOf(record: TrainingRecord, index: number, call: string): RecordKind
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
     `${call} record ${index}: expected the keys of one of ${expected}, got ${got}. ` +
-      (kinds.length > 1
-        ? 'Keep the keys of one kind only.'
-        : 'Rename its keys, or pass token ids to fitDataset as {inputIds, labels}.'),
+      (kinds.length > 1 ? 'Keep the keys of one kind only.' : adviceForKeys(record)),
   );
+}
+
+/** Other names of the keys of {prompt, completion}. */
+const QUESTIONS = ['question', 'query', 'input', 'user', 'instruction'];
+const ANSWERS = ['answer', 'response', 'output', 'target', 'assistant'];
+
+/** Says how to write a record that has the keys of no kind. */
+function adviceForKeys(record: unknown): string {
+  if (typeof record === 'string') return 'Write a text to learn as {text: …}.';
+  const has = (key: string) => Object.hasOwn(Object(record), key);
+  const renamed = (names: string[], ours: string) => {
+    const name = has(ours) ? undefined : names.find(has);
+    return name === undefined ? [] : [`${name} to ${ours}`];
+  };
+  const renames = [...renamed(QUESTIONS, 'prompt'), ...renamed(ANSWERS, 'completion')];
+  const advice = renames.length > 0 ? `Rename ${renames.join(' and ')}` : 'Rename its keys';
+  return `${advice}, or pass token ids to fitDataset as {inputIds, labels}.`;
 }
 
 function converted(record: TrainingRecord, index: number, call: string, kind: RecordKind): Conversation {

@@ -132,6 +132,12 @@ export class TrainingStep {
    */
   compile(args: CompileArgs = {}): void {
     assertIdle(this.model, 'compile');
+    if (args instanceof tf.Optimizer) {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        'compile options: expected an object such as {optimizer: …}, got an optimizer. Use compile({optimizer}).',
+      );
+    }
     assertKnownOptions('compile', args, COMPILE_OPTIONS);
     const {optimizer: given, loss = CROSS_ENTROPY, schedule, maxGradNorm, compileShaders = true} = args;
     assertMaxGradNorm(maxGradNorm);

@@ -286,6 +286,7 @@ describe('bad input', () => {
     [[1, 405], 'VOCABULARY_MISMATCH', 'prompt 0, token 1: expected an id of 0 to 404'],
     [[-1], 'VOCABULARY_MISMATCH', 'got -1'],
     [[{role: 'user', content: 'x'}], 'INVALID_ARGUMENT', 'Answer messages with chat.'],
+    [[[{role: 'user', content: 'x'}]], 'INVALID_ARGUMENT', 'pass model.tokenizer.encodeChat('],
     [
       Array(64).fill(1),
       'INVALID_ARGUMENT',

@@ -66,6 +66,8 @@ describe('assertExample names the example and what is wrong', () => {
   test.each<[string, unknown, string, string]>([
     ['no ids', {}, 'INVALID_ARGUMENT', 'example 3 inputIds: expected token ids'],
     ['nothing', undefined, 'INVALID_ARGUMENT', 'example 3 inputIds: expected token ids'],
+    ['messages', [{role: 'user', content: 'x'}], 'INVALID_ARGUMENT', 'Write a list of messages as {messages'],
+    ['ids alone', [1, 2], 'INVALID_ARGUMENT', 'Write a list of token ids as {inputIds'],
     ['text', {inputIds: 'text'}, 'INVALID_ARGUMENT', 'got string'],
     ['an empty list', {inputIds: []}, 'INVALID_ARGUMENT', 'got an empty list'],
     ['one token', example(1), 'INVALID_ARGUMENT', 'got one token'],
