@@ -160,14 +160,20 @@ function examplesOf(
   return examples;
 }
 
+/** Advice for data in which no record has an answer, as in a file of plain text. */
+const NO_ANSWERS =
+  ' Name the column of the answers under columns response, or learn plain text with stage pt.';
+
 /** Counts records that yield no example. */
 class LeftOut {
   private count = 0;
   private first = '';
+  private hasAnswers = false;
 
   constructor(private readonly plan: DatasetPlan) {}
 
-  add({source}: Conversation, fault: string): void {
+  add({source, response}: Conversation, fault: string): void {
+    this.hasAnswers ||= response !== undefined;
     if (this.count++ === 0) this.first = `${source}: ${fault}`;
   }
 
@@ -182,8 +188,8 @@ class LeftOut {
     if (examples === 0) {
       const reason =
         this.plan.stage === 'pt' && !first
-          ? ' The text is shorter than one row of cutoffLength tokens.'
-          : first;
+          ? ' The text is shorter than one row of cutoffLength tokens. Lower it (cutoff_len in a recipe), or turn packing off.'
+          : first + (this.plan.stage === 'sft' && !this.hasAnswers ? NO_ANSWERS : '');
       throw new TfjsLoraError(
         'CORRUPT_FILE',
         `${what}: expected examples to learn from, got none out of ${counted(records, 'record')}.${reason}`,

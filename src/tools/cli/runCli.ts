@@ -96,8 +96,7 @@ export function createProgram({hasVersionOption = true} = {}): Command {
   ];
   for (const register of commands) register(program);
   for (const command of [program, ...program.commands]) {
-    const takesKeys = command.registeredArguments.some((argument) => argument.name() === 'key=value');
-    command.configureOutput({outputError: (text, write) => write(red(withForeignAdvice(text, takesKeys)))});
+    command.configureOutput({outputError: (text, write) => write(red(withForeignAdvice(text, command)))});
   }
   return withExamples(
     program,

@@ -7,6 +7,12 @@ export function describeType(schema: z.ZodType): string {
   return inWords(z.toJSONSchema(schema, {io: 'input', unrepresentable: 'any'}));
 }
 
+/** Returns the words that a schema accepts, if it lists them. */
+export function choicesOf(schema: z.ZodType): string[] {
+  const {enum: choices = []} = z.toJSONSchema(schema, {io: 'input', unrepresentable: 'any'});
+  return choices.map(String);
+}
+
 function inWords(schema: JsonSchema): string {
   if (schema.const !== undefined) return String(schema.const);
   if (schema.enum) return alternatives(schema.enum.map(String));

@@ -1,7 +1,7 @@
 import type {z} from 'zod';
-import {type ErrorCode, nearestNames} from '../../../quant/errors.ts';
+import {type ErrorCode, similarName} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
-import {describeType} from './describeType.ts';
+import {choicesOf, describeType} from './describeType.ts';
 import {Faults} from './faults.ts';
 import {
   FORMER_NAMES,
@@ -62,8 +62,10 @@ export function parseRecipe(source: RecipeSource, purpose: Purpose): ParsedRecip
       }
     } else {
       const nearest = nearestKey(key);
-      if (!source.values.has(nearest)) unclear.add(nearest);
-      const message = `expected a key of a recipe, got an unknown one. Did you mean ${nearest}?`;
+      if (nearest !== undefined && !source.values.has(nearest)) unclear.add(nearest);
+      const advice =
+        nearest === undefined ? 'docs/recipes.md lists all keys. Remove it.' : `Did you mean ${nearest}?`;
+      const message = `expected a key of a recipe, got an unknown one. ${advice}`;
       faults.add(key, `${source.whereKey(key)} ${key}: ${message}`);
     }
   }
@@ -106,17 +108,20 @@ function complaint(issue: z.core.$ZodIssue, key: string, value: unknown): string
   if (issue.code === 'unrecognized_keys') return `expected other keys, got ${issue.keys.join(', ')}`;
   const expected =
     issue.code === 'custom' ? issue.message : describeType(recipeSchema.shape[key as keyof RecipeKeys]);
-  const advice =
-    key === 'finetuning_type' && value === 'qlora'
-      ? '. Set finetuning_type=lora and quantization_bit=4.'
-      : '';
-  return `expected ${expected}, got ${show(value)}${advice}`;
+  return `expected ${expected}, got ${show(value)}${adviceForValue(key, value)}`;
 }
 
-function nearestKey(key: string): string {
+function adviceForValue(key: string, value: unknown): string {
+  if (key === 'finetuning_type' && value === 'qlora')
+    return '. Set finetuning_type=lora and quantization_bit=4.';
+  const similar =
+    typeof value === 'string' && similarName(value, choicesOf(recipeSchema.shape[key as keyof RecipeKeys]));
+  return similar ? `. Did you mean ${similar}?` : '';
+}
+
+function nearestKey(key: string): string | undefined {
   return (
-    PEERS_NAMES.get(key) ??
-    nearestNames(key, [...Object.keys(recipeSchema.shape), ...IGNORED_KEYS.keys()], 1)[0]
+    PEERS_NAMES.get(key) ?? similarName(key, [...Object.keys(recipeSchema.shape), ...IGNORED_KEYS.keys()])
   );
 }
 

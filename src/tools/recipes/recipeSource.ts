@@ -47,8 +47,13 @@ export async function readRecipe(path: string, overrides: readonly string[] = []
   } catch (cause) {
     const {code} = cause as NodeJS.ErrnoException;
     const got = code === 'ENOENT' ? 'no such file' : code === 'EISDIR' ? 'a folder' : String(cause);
-    const similar = code === 'ENOENT' ? didYouMeanPath(path).replace(/^./, '.$&') : '';
-    throw new TfjsLoraError('FILE_NOT_FOUND', `recipe ${path}: expected a YAML file, got ${got}${similar}`, {
+    const advice =
+      code === 'EISDIR'
+        ? `. Write a recipe that names it, as model_name_or_path or adapter_name_or_path.`
+        : code === 'ENOENT'
+          ? didYouMeanPath(path).replace(/^./, '.$&')
+          : '';
+    throw new TfjsLoraError('FILE_NOT_FOUND', `recipe ${path}: expected a YAML file, got ${got}${advice}`, {
       cause,
     });
   }
@@ -149,7 +154,11 @@ function entryOfArgument(argument: string): [string, Entry] {
   const where = `argument ${argument}`;
   const [, key, text] = /^([\w.]+)=(.*)$/s.exec(argument) ?? [];
   if (key === undefined) {
-    throw new TfjsLoraError('INVALID_CONFIG', `${where}: expected key=value, such as lora_rank=16`);
+    throw new TfjsLoraError(
+      'INVALID_CONFIG',
+      `${where}: expected key=value, such as lora_rank=16, without spaces, got no "=". ` +
+        'The folder of an adapter is adapter_name_or_path=<folder>.',
+    );
   }
   let value: unknown;
   try {

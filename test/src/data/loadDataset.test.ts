@@ -153,6 +153,16 @@ describe('formats', () => {
         '<|start_header_id|>assistant<|end_header_id|>\n\n',
     );
   });
+
+  test('data without any answer says how to learn plain text', async () => {
+    write({x: {file_name: 'x.txt', columns: {prompt: 'text'}}}, {});
+    writeFileSync(join(folder, 'x.txt'), 'Ada founded it.\nIt has a lake.\n');
+    await expect(load('x')).rejects.toThrow('or learn plain text with stage pt.');
+    await expect(load('x', {stage: 'pt'})).rejects.toThrow(
+      'cutoffLength tokens. Lower it (cutoff_len in a recipe), or',
+    );
+    expect(await load('x', {stage: 'pt', packing: false})).toHaveLength(2);
+  });
 });
 
 describe('several data sets', () => {

@@ -107,6 +107,16 @@ test.each([
     ['train', 'recipe.yaml', '--lora-rank', '4'],
     'Write it after the recipe, without dashes: lora_rank=<value>.',
   ],
+  [
+    ['train', 'recipe.yaml', '--epochs', '1'],
+    'Write it after the recipe, without dashes: num_train_epochs=<value>.',
+  ],
+  [
+    ['chat', 'model', '--adapter', 'a'],
+    'Write it after the model, without dashes: adapter_name_or_path=<value>.',
+  ],
+  [['--dry-run', 'train', 'recipe.yaml'], 'Write it after its command: train … --dry-run.'],
+  [['finetune', 'recipe.yaml'], 'Use train, with a recipe.'],
 ])('a name of other libraries names ours: %s', async (args, advice) => {
   const {status, err} = await runCommandLine(...args);
   expect(status).toBe(2);

@@ -262,7 +262,8 @@ describe('arguments', () => {
       message: 'argument lora_rank=x lora_rank: expected an integer from 1, got "x"',
     });
     expect(fault(MODEL, 'lora_rank').message).toBe(
-      'argument lora_rank: expected key=value, such as lora_rank=16',
+      'argument lora_rank: expected key=value, such as lora_rank=16, without spaces, got no "=". ' +
+        'The folder of an adapter is adapter_name_or_path=<folder>.',
     );
   });
 
@@ -289,7 +290,9 @@ describe('faults', () => {
       code: 'FILE_NOT_FOUND',
       message: 'recipe /nowhere/recipe.yaml: expected a YAML file, got no such file',
     });
-    await expect(loadRecipe(__dirname)).rejects.toThrow('expected a YAML file, got a folder');
+    await expect(loadRecipe(__dirname)).rejects.toThrow(
+      'expected a YAML file, got a folder. Write a recipe that names it, as model_name_or_path or',
+    );
   });
 
   test('a text that is not UTF-8', async () => {
@@ -306,7 +309,12 @@ describe('faults', () => {
       message:
         'recipe.yaml:2:1 lora_rnk: expected a key of a recipe, got an unknown one. Did you mean lora_rank?',
     });
+    expect(fault(`${MODEL}nonsense: 8`).message).toContain('docs/recipes.md lists all keys. Remove it.');
     expect(fault(`${MODEL}lora_rnk:`).message).toContain('Did you mean lora_rank?'); // also without a value
+  });
+
+  test('a wrong word names the nearest', () => {
+    expect(fault(`${TRAIN}lr_scheduler_type: cosin`).message).toMatch(/got "cosin"\. Did you mean cosine\?$/);
   });
 
   test("a name of PEFT's, TRL's or Keras's names ours", () => {
@@ -343,7 +351,7 @@ describe('faults', () => {
     expect(message.split('\n')).toEqual([
       'recipe.yaml:3:12 lora_rank: expected an integer from 1, got "eight"',
       'recipe.yaml:4:7 fp16: expected one of bf16 and fp16, got both',
-      'recipe.yaml:6:8 stage: expected sft, pt, rm, ppo, dpo or kto, got "sfx"',
+      'recipe.yaml:6:8 stage: expected sft, pt, rm, ppo, dpo or kto, got "sfx". Did you mean sft?',
       expect.stringContaining('recipe.yaml:7:1 foo: expected a key of a recipe, got an unknown one.'),
       'recipe.yaml:8:11 val_size: expected a data set to hold examples out of, got none',
       'recipe.yaml:9:15 mask_history: expected false with train_on_prompt: true, got true',
