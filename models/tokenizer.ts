@@ -10,6 +10,7 @@ import {
 } from '../quant/folders/openFolder.ts';
 import {assertKnownOptions, type OptionNames} from '../quant/knownOptions.ts';
 import {show} from '../quant/show.ts';
+import {warn} from '../quant/warn.ts';
 import {completeAddedTokens, contentOf, withAddedTokens} from './addedTokens.ts';
 import {assertTokenIds} from './assertTokenIds.ts';
 import {ChatTemplate} from './chatTemplate/chatTemplate.ts';
@@ -51,6 +52,15 @@ const MODEL_TYPES = ['BPE', 'Unigram', 'WordPiece'];
 const NAMED_TOKENS = ['bos_token', 'eos_token', 'pad_token', 'unk_token'] as const;
 type NamedToken = (typeof NAMED_TOKENS)[number];
 
+/** Roles of ShareGPT and other formats, with those of chat templates. */
+const FOREIGN_ROLES: ReadonlyMap<string, string> = new Map([
+  ['human', 'user'],
+  ['gpt', 'assistant'],
+  ['bot', 'assistant'],
+  ['ai', 'assistant'],
+  ['model', 'assistant'],
+]);
+
 /**
  * Converts text to token ids and back, and renders the chat template, like `AutoTokenizer` in transformers.
  * `@huggingface/tokenizers` does the tokenizing itself, from the folder's `tokenizer.json`.
@@ -76,6 +86,7 @@ export class Tokenizer {
   private readonly specialIds: ReadonlySet<number>;
   private readonly namedTokens: Partial<Record<NamedToken, string>> = {};
   private readonly parsedTemplates = new Map<string, ChatTemplate>();
+  private readonly foreignRoles = new Set<string>(); // that were warned of
 
   /**
    * @param files parsed contents of the tokenizer's files
@@ -289,7 +300,7 @@ export class Tokenizer {
     }
     assertKnownOptions('chat template', options, CHAT_TEMPLATE_OPTIONS);
     const {addGenerationPrompt = false, dateString, tools, variables} = options;
-    return this.template(tools !== undefined).render({
+    const text = this.template(tools !== undefined).render({
       messages: messages.map(definedOnly), // some APIs write null for a missing key
       add_generation_prompt: addGenerationPrompt,
       documents: null, // transformers passes None when it has none
@@ -298,6 +309,22 @@ export class Tokenizer {
       ...definedOnly({date_string: dateString}),
       ...variables,
     });
+    this.warnOfForeignRole(messages);
+    return text;
+  }
+
+  /** Warns once of a role of other formats that the chat template does not name, because it writes any role. */
+  private warnOfForeignRole(messages: readonly ChatMessage[]): void {
+    const at = messages.findIndex(({role}) => FOREIGN_ROLES.has(role));
+    if (at < 0) return;
+    const {role} = messages[at];
+    const isNamed = [`'${role}'`, `"${role}"`].some((word) => this.chatTemplate?.includes(word));
+    if (isNamed || this.foreignRoles.has(role)) return;
+    this.foreignRoles.add(role);
+    warn(
+      `chat template messages[${at}] role: expected system, user, assistant or tool, got ${show(role)}, which the model ` +
+        `may not know. Use ${show(FOREIGN_ROLES.get(role))}.`,
+    );
   }
 
   /**

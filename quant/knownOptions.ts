@@ -12,12 +12,18 @@ export type OptionNames<T> = {readonly [name in keyof Required<T>]: true | objec
  * whose value is undefined passes.
  *
  * @param call name of the function, for messages: `applyLoRA`
+ * @param presence whether the options may be left out altogether. Default `optional`
  * @throws TfjsLoraError `INVALID_ARGUMENT` naming the option and the right one
  */
-export function assertKnownOptions(call: string, options: unknown, known: OptionNames<object>): void {
-  if (options === undefined) return;
+export function assertKnownOptions(
+  call: string,
+  options: unknown,
+  known: OptionNames<object>,
+  presence: 'optional' | 'required' = 'optional',
+): void {
+  if (options === undefined && presence === 'optional') return;
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    const got = options === null ? 'null' : Array.isArray(options) ? 'an array' : `a ${typeof options}`;
+    const got = options == null ? (options === null ? 'null' : 'none') : kindOf(options);
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `${call} options: expected an object such as {${Object.keys(known)[0] ?? ''}: …}, got ${got}`,
@@ -33,6 +39,8 @@ export function assertKnownOptions(call: string, options: unknown, known: Option
     );
   }
 }
+
+const kindOf = (value: unknown): string => (Array.isArray(value) ? 'an array' : `a ${typeof value}`);
 
 /** Characters of an unknown option's name in a message. It is more than any real option needs. */
 const LONGEST_NAME = 60;

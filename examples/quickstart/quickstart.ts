@@ -69,7 +69,7 @@ async function main(settings: QuickstartSettings): Promise<void> {
   const plotPath = join(settings.out, 'training_loss');
   await model.saveAdapter(adapterFolder);
   for (const type of ['png', 'svg']) {
-    await plotLoss({training: history.steps, validation: history.evaluations}, `${plotPath}.${type}`, {
+    await plotLoss(history, `${plotPath}.${type}`, {
       title: 'Learning to summarise bills',
       subtitle: `LoRA rank ${rank} on all linear layers, ${counted(history.steps.length, 'step')}`,
     });

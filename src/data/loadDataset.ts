@@ -165,7 +165,7 @@ export async function loadPrompts(
 }
 
 function assertDatasetOptions(call: string, args: DatasetArgs, known: OptionNames<object>): void {
-  assertKnownOptions(call, args, known);
+  assertKnownOptions(call, args, known, 'required');
   assertKnownOptions(`${call} hub`, args.hub, HUB_OPTIONS);
 }
 

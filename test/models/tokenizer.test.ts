@@ -4,6 +4,7 @@ import {dirname, join, resolve} from 'node:path';
 import fc from 'fast-check';
 import {type ChatMessage, type ChatTemplateOptions, Tokenizer} from '../../models/tokenizer.ts';
 import type {TokenizerFiles} from '../../models/tokenizerFiles.ts';
+import {setWarningHandler} from '../../quant/warn.ts';
 
 const FIXTURES = join(__dirname, 'fixtures/tokenizers');
 const DATA = resolve(__dirname, '../..', process.env.TFJS_LORA_DATA ?? '../shared/data');
@@ -199,6 +200,21 @@ describe('Tokenizer', () => {
           message: expect.stringContaining('tokenizer_config.json chat_template: expected'),
         }),
       );
+    });
+
+    test('warns once of a role of other formats that the template does not name', () => {
+      const warned = (chatTemplate: string) => {
+        const tokenizer = new Tokenizer({...files(), chatTemplate});
+        const warnings: string[] = [];
+        const before = setWarningHandler((message) => warnings.push(message));
+        for (const role of ['human', 'human', 'user']) tokenizer.applyChatTemplate([{role, content: 'Hi'}]);
+        setWarningHandler(before);
+        return warnings;
+      };
+      expect(warned('{{ messages[0].role }}')).toEqual([
+        expect.stringMatching(/messages\[0\] role: expected .* got "human", .*\. Use "user"\.$/),
+      ]);
+      expect(warned("{{ 'human' }}")).toEqual([]);
     });
 
     test('refusals', () => {

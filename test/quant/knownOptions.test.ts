@@ -111,6 +111,11 @@ describe('assertKnownOptions', () => {
     );
   });
 
+  test('refuses no options where they are required', () =>
+    expect(() => assertKnownOptions('estimateMemory', undefined, {batchSize: true}, 'required')).toThrow(
+      'estimateMemory options: expected an object such as {batchSize: …}, got none',
+    ));
+
   test('shortens a very long name', () => {
     const name = 'x'.repeat(1e6);
     expect(messageOf(() => assertKnownOptions('fitDataset', {[name]: 1}, FIT)).length).toBeLessThan(400);

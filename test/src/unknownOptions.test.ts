@@ -413,6 +413,21 @@ test.each<[string, () => unknown, string]>([
     () => model.applyLoRA({rank: 2}, ...(['mine'] as unknown as [])),
     "An adapter's name is adapterName.",
   ],
+  [
+    'no data',
+    () => src.loadDataset(...([] as unknown as [never])),
+    'an object such as {dataset: …}, got none',
+  ],
+  [
+    'no sizes',
+    () => src.estimateMemory(model, ...([] as unknown as [never])),
+    'an object such as {batchSize: …}, got none',
+  ],
+  [
+    'no rewards',
+    () => src.grpoLoss(...([] as unknown as [never])),
+    'an object such as {rewards: …}, got none',
+  ],
   ['a path', () => new src.Llama(MODEL as never), 'await Llama.fromPretrained(folder)'],
   [
     'nothing',

@@ -11,7 +11,10 @@ import {ApiError} from './apiError.ts';
 export async function readJsonBody(request: IncomingMessage, maxBytes = 4e6): Promise<unknown> {
   const type = request.headers['content-type'] ?? '';
   if (!/^application\/json\b/i.test(type)) {
-    throw new ApiError(415, `Content-Type: expected application/json, got ${type || 'none'}.`);
+    throw new ApiError(
+      415,
+      `Content-Type: expected application/json, got ${type || 'none'}. Send it as a header (curl: -H 'Content-Type: application/json').`,
+    );
   }
   const parts: Buffer[] = [];
   let length = 0;

@@ -216,7 +216,8 @@ class ModelService {
     const isCompletion = Object.hasOwn(READERS, path);
     const isChange = allowAdapterChanges === true && Object.hasOwn(CHANGES, path);
     if (!isCompletion && !isChange && path !== '/v1/models' && path !== '/health' && named === undefined) {
-      throw new ApiError(404, `${request.method} ${path}: expected a path of this API, got an unknown one.`);
+      const paths = [...Object.keys(READERS), '/v1/models', '/health'].join(', ');
+      throw new ApiError(404, `${request.method} ${path}: expected one of ${paths}, got an unknown path.`);
     }
     const method = isCompletion || isChange ? 'POST' : 'GET';
     if (request.method !== method) {

@@ -139,7 +139,10 @@ function assertSameShapes(expected: Map<string, number[]>, source: TrainedFiles,
     }
     const got = [...source.info(name).shape];
     if (tf.util.arraysEqual(got, shape)) continue;
-    throw new TfjsLoraError('SHAPE_MISMATCH', `${where}: expected [${shape}] as in the model, got [${got}]`);
+    throw new TfjsLoraError(
+      'SHAPE_MISMATCH',
+      `${where}: expected [${shape}] as in the model, got [${got}]. Use the adapter settings of the run that saved it.`,
+    );
   }
   const extra = source.isTrainedOnly ? source.names().find((name) => !expected.has(name)) : undefined;
   if (extra === undefined) return;

@@ -129,7 +129,7 @@ const ANSWER_METRICS = [
  * ```
  */
 export function grpoLoss(args: GrpoLossArgs): TrainingLoss {
-  assertKnownOptions('grpoLoss', args, GRPO_OPTIONS);
+  assertKnownOptions('grpoLoss', args, GRPO_OPTIONS, 'required');
   const given = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined));
   const rewards = [args.rewards].flat();
   const epsilonHigh = args.epsilonHigh ?? args.epsilon ?? DEFAULTS.epsilon;

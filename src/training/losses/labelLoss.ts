@@ -86,7 +86,7 @@ export type LabelLossType = keyof typeof TYPES;
  * @throws TfjsLoraError `INVALID_ARGUMENT` for an unknown type or option, or a number out of range
  */
 export function labelLoss(args: LabelLossArgs): TrainingLoss {
-  assertKnownOptions('labelLoss', args, LABEL_OPTIONS);
+  assertKnownOptions('labelLoss', args, LABEL_OPTIONS, 'required');
   const {type} = args;
   if (!Object.hasOwn(TYPES, type)) {
     throw new TfjsLoraError(

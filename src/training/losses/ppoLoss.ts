@@ -159,7 +159,7 @@ const BATCH_METRICS = [
  * ```
  */
 export function ppoLoss(args: PpoLossArgs): TrainingLoss {
-  assertKnownOptions('ppoLoss', args, PPO_OPTIONS);
+  assertKnownOptions('ppoLoss', args, PPO_OPTIONS, 'required');
   const given = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined));
   const settings = {...DEFAULTS, ...given} as Settings;
   assertSettings(settings);

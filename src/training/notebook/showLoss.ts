@@ -1,12 +1,15 @@
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {plotLosses} from '../plots/lossesPlot.ts';
-import {finitePoints, type LossHistory, type LossPlotOptions, plotLoss} from '../plots/lossPlot.ts';
-import type {TrainingHistory} from '../run/trainingHistory.ts';
+import {
+  finitePoints,
+  type Losses,
+  type LossHistory,
+  type LossPlotOptions,
+  lossesOf,
+  plotLoss,
+} from '../plots/lossPlot.ts';
 import {display} from './notebookDisplay.ts';
 import {RichOutput} from './richOutput.ts';
-
-/** The losses of a run: what `fitDataset` returns, or the same points from elsewhere. */
-export type Losses = Pick<TrainingHistory, 'steps' | 'evaluations'> | LossHistory;
 
 /** One run of several. */
 export interface LabeledRun {
@@ -59,9 +62,6 @@ export async function showLoss(
 }
 
 const isList = (runs: Losses | readonly LabeledRun[]): runs is readonly LabeledRun[] => Array.isArray(runs);
-
-const lossesOf = (history: Losses): LossHistory =>
-  'steps' in history ? {training: history.steps, validation: history.evaluations} : history;
 
 function textOf({training, validation = []}: LossHistory): string {
   const [points, evaluations] = [finitePoints(training), finitePoints(validation)];

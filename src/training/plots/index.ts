@@ -5,5 +5,5 @@
  */
 export {type ComparedScores, type ComparisonPlotOptions, plotComparison} from './comparisonPlot.ts';
 export {type LabeledLosses, type LossesPlotOptions, plotLosses} from './lossesPlot.ts';
-export {type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './lossPlot.ts';
+export {type Losses, type LossHistory, type LossPlotOptions, type LossPoint, plotLoss} from './lossPlot.ts';
 export {assertCanPlot} from './renderPlot.ts';

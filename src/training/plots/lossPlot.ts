@@ -1,6 +1,7 @@
 import type {TopLevelSpec} from 'vega-lite';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
 import {renderPlot} from './renderPlot.ts';
 
 /** A loss, and the optimizer step after which it was measured. */
@@ -13,6 +14,14 @@ export interface LossPoint {
 export interface LossHistory {
   training: readonly LossPoint[];
   validation?: readonly LossPoint[];
+}
+
+/** The losses of a run: what `fitDataset` returns, or the same points from elsewhere. */
+export type Losses = TrainedLosses | LossHistory;
+
+interface TrainedLosses {
+  steps: readonly LossPoint[];
+  evaluations?: readonly LossPoint[];
 }
 
 export interface LossPlotOptions {
@@ -69,8 +78,21 @@ export const LOSS_AXES = {
 } as const;
 
 /** Leaves out losses that a plot cannot show: NaN and infinite ones. */
-export const finitePoints = (points: readonly LossPoint[]): LossPoint[] =>
-  points.filter(({step, loss}) => Number.isFinite(step) && Number.isFinite(loss));
+export function finitePoints(points: readonly LossPoint[]): LossPoint[] {
+  if (Array.isArray(points))
+    return points.filter(({step, loss}) => Number.isFinite(step) && Number.isFinite(loss));
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `plot losses: expected a list of {step, loss} under training, got ${show(points)}. plotLoss takes what fitDataset ` +
+      'returned; plotLosses takes {label, training: history.steps} for each run.',
+  );
+}
+
+/** Returns the points of a run's losses. */
+export const lossesOf = (history: Losses): LossHistory =>
+  'steps' in Object(history)
+    ? {training: (history as TrainedLosses).steps, validation: (history as TrainedLosses).evaluations}
+    : {...(history as LossHistory)};
 
 /**
  * Draws a run's loss: the raw curve faint, its exponential average on top, validation losses as points. In a notebook,
@@ -78,7 +100,7 @@ export const finitePoints = (points: readonly LossPoint[]): LossPoint[] =>
  *
  * Vega is loaded only on the first call. The text's font comes with the package, so no system font is needed.
  *
- * @param history losses of a run; those that are not finite are left out
+ * @param history losses of a run, such as `fitDataset` returns; those that are not finite are left out
  * @param path a `.png` or `.svg` file to write; missing folders are made. Default: nothing is written
  * @returns the plot as SVG
  * @throws TfjsLoraError `INVALID_ARGUMENT` when there is no finite training loss or for another kind of file
@@ -90,12 +112,12 @@ export const finitePoints = (points: readonly LossPoint[]): LossPoint[] =>
  * ```
  */
 export async function plotLoss(
-  history: LossHistory,
+  history: Losses,
   path?: string,
   options: LossPlotOptions = {},
 ): Promise<string> {
   assertKnownOptions('plotLoss', options, PLOT_OPTIONS);
-  return renderPlot(lossSpec(history, options), path, options.scale);
+  return renderPlot(lossSpec(lossesOf(history), options), path, options.scale);
 }
 
 function lossSpec(history: LossHistory, options: LossPlotOptions): TopLevelSpec {

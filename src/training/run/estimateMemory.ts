@@ -106,7 +106,7 @@ const ADAM_BYTES = 8;
  * ```
  */
 export function estimateMemory(model: EstimableModel, args: EstimateArgs): MemoryEstimate {
-  assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS);
+  assertKnownOptions('estimateMemory', args, ESTIMATE_OPTIONS, 'required');
   const {batchSize, sequenceLength, gradientAccumulationSteps = 1, optimizer, otherModels = []} = args;
   for (const [name, count] of Object.entries({batchSize, sequenceLength, gradientAccumulationSteps}))
     assertCount(`estimateMemory ${name}`, count);

@@ -611,9 +611,13 @@ describe("errors have OpenAI's format", () => {
 
   test('a body that is not JSON or too long, a wrong method, and an unknown path', async () => {
     expect((await post('/chat/completions', '{"model":')).status).toBe(400);
-    expect((await post('/chat/completions', {messages}, {'Content-Type': 'text/plain'})).status).toBe(415);
+    const plain = await post('/chat/completions', {messages}, {'Content-Type': 'text/plain'});
+    expect(plain.status).toBe(415);
+    expect(await plain.text()).toContain("(curl: -H 'Content-Type: application/json')");
     expect((await fetch(`${server.url}/chat/completions`)).status).toBe(405);
-    expect((await fetch(`${server.url}/embeddings`)).status).toBe(404);
+    const embeddings = await fetch(`${server.url}/embeddings`);
+    expect(embeddings.status).toBe(404);
+    expect(await embeddings.text()).toContain('expected one of /v1/chat/completions, /v1/completions, ');
     expect((await fetch(`${server.url}/models/%`)).status).toBe(404);
     await server.close();
     await start({maxBodyBytes: 1000});

@@ -35,6 +35,14 @@ test('draws raw, smoothed and validation curves', async () => {
   expect(await plotLoss({training: losses(40)})).not.toContain('validation');
 });
 
+test('takes what fitDataset returns, and says so otherwise', async () => {
+  const history = {steps: losses(4), evaluations: losses(2)};
+  expect(await plotLoss(history)).toBe(
+    await plotLoss({training: history.steps, validation: history.evaluations}),
+  );
+  await expect(plotLoss([0.5, 0.4] as never)).rejects.toThrow('plotLoss takes what fitDataset returned');
+});
+
 test('writes a PNG whose text is drawn without any system font', async () => {
   const path = join(folder, 'deeper', 'loss.png');
   const svg = await plotLoss({training: losses(40)}, path, {title: 'Title of this plot', scale: 1});
