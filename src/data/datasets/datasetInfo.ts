@@ -1,5 +1,6 @@
 import {readFile} from 'node:fs/promises';
-import {resolve} from 'node:path';
+import {basename, resolve} from 'node:path';
+import {counted} from '../../../quant/counted.ts';
 import {decodeUtf8} from '../../../quant/decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
 import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
@@ -99,9 +100,9 @@ export function findSources(names: readonly string[], info: DatasetInfo, where: 
     if (entry === undefined) {
       throw new TfjsLoraError(
         'INVALID_CONFIG',
-        `${where}: expected an entry '${name}', got ${Object.keys(info).length} others. ` +
+        `${where}: expected an entry '${name}', got ${counted(Object.keys(info).length, 'other')}. ` +
           (DATA_FILE.test(name)
-            ? `Name an entry instead of a file, such as ${entryFor(name)}.`
+            ? `Name an entry instead of a file, such as ${entryFor(name, where)}.`
             : `Nearest: ${nearestNames(name, Object.keys(info)).join(', ') || 'none'}.`),
       );
     }
@@ -128,9 +129,12 @@ export function insideRepository(source: DatasetSource, id: string): DatasetSour
 
 const DATA_FILE = /\.(jsonl?|csv|tsv|parquet|txt)(\.gz)?$/i;
 
-/** Writes the entry for a file. */
-const entryFor = (file: string): string =>
-  `{"${file.replace(/^.*[\\/]|\.[^\\/]*$/g, '')}": {"file_name": "${file}"}}`;
+/** Writes the entry for a file, whose name counts from the folder of `dataset_info.json`. */
+function entryFor(file: string, where: string): string {
+  const folder = where.slice(0, -basename(where).length);
+  const inFolder = folder !== '' && file.startsWith(folder) ? file.slice(folder.length) : file;
+  return `{"${file.replace(/^.*[\\/]|\.[^\\/]*$/g, '')}": {"file_name": "${inFolder}"}}`;
+}
 
 /**
  * Reads `dataset_info.json`.
@@ -146,7 +150,7 @@ export async function readDatasetInfo(path: string, names: readonly string[] = [
       'FILE_NOT_FOUND',
       `${resolve(path)}: expected the file that describes the data sets, got ` +
         `${(cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'none' : (cause as Error).message}. Write one ` +
-        `(${entryFor(names.find((name) => DATA_FILE.test(name)) ?? 'name.json')}), name another data folder, or pass its ` +
+        `(${entryFor(names.find((name) => DATA_FILE.test(name)) ?? 'name.json', path)}), name another data folder, or pass its ` +
         'contents as datasetDir.' +
         didYouMeanPath(path),
       {cause},

@@ -600,8 +600,9 @@ describe('mistakes', () => {
     await expect(load('sets/x.csv')).rejects.toThrow('Write one ({"x": {"file_name": "sets/x.csv"}})');
     write({y: {file_name: 'x.json'}}, alpaca);
     await expect(load('sets/x.csv')).rejects.toThrow(
-      'got 1 others. Name an entry instead of a file, such as {"x": {"file_name": "sets/x.csv"}}.',
+      'got 1 other. Name an entry instead of a file, such as {"x": {"file_name": "sets/x.csv"}}.',
     );
+    await expect(load(`${folder}/x.csv`)).rejects.toThrow('such as {"x": {"file_name": "x.csv"}}.');
     for (const none of [undefined, null]) {
       await expect(load('y', {tokenizer: none as never})).rejects.toThrow(
         `dataset tokenizer: expected a Tokenizer, got ${none}. Pass the model's: model.tokenizer.`,
