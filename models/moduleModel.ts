@@ -25,6 +25,16 @@ export abstract class ModuleModel extends tf.LayersModel {
     super(container);
   }
 
+  /** Whether its weights train, if their own layers do. Setting it false freezes every layer, adapters included. */
+  override get trainable(): boolean {
+    return super.trainable;
+  }
+
+  override set trainable(trainable: boolean) {
+    this.trainable_ = trainable;
+    for (const layer of this.layers) if (layer instanceof ModuleLayer) layer.held = !trainable;
+  }
+
   /** Returns all weights by their names in files; adapters as `….lora_A.<adapter>.weight`. */
   namedParameters(): Map<string, Parameter> {
     this.assertUsable();

@@ -123,6 +123,7 @@ export abstract class AdaptableModel extends ModuleModel {
     }
     this.assertChangeable('applyLoRA');
     this.adapterSet.add(options);
+    this.trainable = true; // like the layers around the adapters
     return this;
   }
 
@@ -383,6 +384,7 @@ export abstract class AdaptableModel extends ModuleModel {
   async loadAdapter(folder: FolderSource, options?: LoadAdapterOptions): Promise<this> {
     this.assertChangeable('loadAdapter');
     await loadAdapter(this, this.adapterSet, folder, options);
+    this.trainable = true; // like the layers around the adapters
     return this;
   }
 

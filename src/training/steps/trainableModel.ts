@@ -12,6 +12,8 @@ export interface TrainableModel extends BusyModel, LossModel {
     padTokenId?: number;
     hiddenSize?: number;
   };
+  /** Keras's flag: false freezes the whole model. */
+  readonly trainable?: boolean;
   /** Keras's flag: once true, training ends after the current step. */
   stopTraining: boolean;
   /** Returns the trained weights by their key in a PEFT file. */

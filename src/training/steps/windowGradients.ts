@@ -251,7 +251,8 @@ export async function scalarValue(scalar: tf.Scalar): Promise<number> {
 }
 
 /** Advises when nothing trains: existing adapters may be inactive or frozen, so adding another is not always right. */
-function howToTrain({adapterNames = [], activeAdapters = []}: TrainableModel): string {
+function howToTrain({adapterNames = [], activeAdapters = [], trainable}: TrainableModel): string {
+  if (trainable === false) return 'Set model.trainable = true.';
   const name = activeAdapters[0] ?? adapterNames[0];
   if (name === undefined) return 'Call applyLoRA() first.';
   const state = activeAdapters.length > 0 ? 'is frozen' : 'is inactive';

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {countParameters} from '../../../models/index.ts';
 import {Llama} from '../../../src/index.ts';
 import {errorOf, inFolder, tinyConfig} from '../../models/tinyLlama.ts';
 
@@ -33,6 +34,20 @@ test('a loaded adapter that is frozen: training says how to make it trainable, a
     model.setAdapter('mine');
     expect(Number.isFinite((await model.trainOnBatch(batch)).loss)).toBe(true);
     model.dispose();
+
+    const whole = tiny();
+    whole.trainable = false;
+    whole.applyLoRA({rank: 1}); // then adapters train, although the base was frozen before
+    const {trainable} = countParameters(whole);
+    expect(trainable).toBeGreaterThan(0);
+    whole.trainable = false;
+    expect(countParameters(whole).trainable).toBe(0);
+    expect((await errorOf(() => whole.trainOnBatch(batch))).message).toMatch(
+      /got none\. Set model\.trainable = true\.$/,
+    );
+    whole.trainable = true;
+    expect(countParameters(whole).trainable).toBe(trainable);
+    whole.dispose();
 
     const frozen = tiny();
     for (const layer of frozen.layers) layer.trainable = false;
