@@ -106,16 +106,27 @@ export function nearestNames(name: unknown, known: Iterable<string>, count = 3):
 }
 
 /**
- * Returns the name in `known` that was probably meant by `name`: less than half of it differs, or one of the two begins
- * with the other. Undefined without one.
+ * Returns the name in `known` that was probably meant by `name`: less than half of it differs, it has the same letters in
+ * another order, or one of the two begins with the other. Undefined without one.
  */
 export function similarName(name: string, known: Iterable<string>): string | undefined {
   const [nearest] = nearestNames(name, known, 1);
   if (nearest === undefined || Math.max(name.length, nearest.length) > COMPARED_LENGTH) return undefined;
   const limit = Math.max(1, Math.ceil(name.length / 2) - 1);
   const isSimilar =
-    nearest.startsWith(name) || name.startsWith(nearest) || editDistance(name, nearest, limit) <= limit;
+    nearest.startsWith(name) ||
+    name.startsWith(nearest) ||
+    lettersOf(name) === lettersOf(nearest) ||
+    editDistance(name, nearest, limit) <= limit;
   return isSimilar ? nearest : undefined;
+}
+
+const lettersOf = (name: string): string => [...name].sort().join('');
+
+/** Returns advice for an unknown name: ` Did you mean rank?`, if a known one is like it; otherwise nothing. */
+export function didYouMean(name: unknown, known: Iterable<string>): string {
+  const similar = typeof name === 'string' ? similarName(name, known) : undefined;
+  return similar === undefined ? '' : ` Did you mean ${similar}?`;
 }
 
 type Ranked = {candidate: string; distance: number};

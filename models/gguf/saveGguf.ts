@@ -1,5 +1,5 @@
 import type {Parameter} from '../../layers/parameter.ts';
-import {TfjsLoraError} from '../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../quant/errors.ts';
 import type {StorageDtype} from '../../quant/float16.ts';
 import {type FolderTarget, folderToWrite} from '../../quant/folders/openFolder.ts';
 import {encodeGgml, type GgmlType} from '../../quant/gguf/ggmlType.ts';
@@ -93,7 +93,7 @@ export function assertFileType<Type extends GgufFileType>(
   if (types.includes(type as Type)) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what}: expected one of ${types.join(', ')}, got ${show(type)}`,
+    `${what}: expected one of ${types.join(', ')}, got ${show(type)}.${didYouMean(String(type).toLowerCase(), types)}`,
   );
 }
 

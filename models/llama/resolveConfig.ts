@@ -1,4 +1,4 @@
-import {nearestNames, TfjsLoraError} from '../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../quant/errors.ts';
 import {show} from '../../quant/show.ts';
 import {
   type Json,
@@ -38,8 +38,7 @@ export function resolveConfig(
   const name = family.architecture.replace('ForCausalLM', '');
   throw new TfjsLoraError(
     'INVALID_CONFIG',
-    `${name} preset "${source}": expected one of ${names.join(', ')}. ` +
-      `Did you mean ${nearestNames(source, names, 1)[0]}?`,
+    `${name} preset "${source}": expected one of ${names.join(', ')}.${didYouMean(source, names)}`,
   );
 }
 

@@ -407,6 +407,13 @@ test.each([
 });
 
 test.each<[string, () => unknown, string]>([
+  ['an unknown report', () => model.fitDataset(examples, {reportTo: 'wandb' as never}), 'got "wandb".'],
+  ['a type of llama.cpp', () => model.saveGguf('nowhere', {type: 'Q4_K_M' as never}), 'Did you mean q4_k_m?'],
+  [
+    'records to initialize from',
+    () => model.initializeLoRA({method: 'eva', batches: [{prompt: 'a', completion: 'b'}] as never}),
+    'collate((await model.dataset(records)).examples)',
+  ],
   ['an optimizer', () => model.compile(new src.AdamW({}) as never), 'Use compile({optimizer}).'],
   [
     'an adapter',

@@ -4,6 +4,7 @@ import {LoRAEmbedding} from '../../../layers/loraEmbedding.ts';
 import {unpackMatrix} from '../../../layers/ops/unpackMatrix.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
+import {assertBatch} from '../../assertBatch.ts';
 import type {BusyModel} from '../../assertIdle.ts';
 import type {LayerWatch} from '../../layerWatch.ts';
 import type {AdapterSet} from '../adapterSet.ts';
@@ -35,6 +36,7 @@ export async function initializeLoRA(
   const options = {...given, batches: given.batches && [...given.batches]};
   const {adapterName = adapters.sole('initializeLoRA')} = options;
   assertInitializeLoRAOptions(options);
+  for (const batch of options.batches ?? []) assertBatch('initializeLoRA', batch);
   const earlier = adapters.initialized(adapterName)?.method;
   if (earlier !== undefined && changesBase(earlier))
     throw wrongInitialization(`adapter "${adapterName}"`, 'one that has not changed its base', earlier);

@@ -2,6 +2,7 @@ import {type Batch, IGNORE_INDEX} from '../../../models/batchLoss.ts';
 import {counted} from '../../../quant/counted.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
 
 /** One training example, as token ids. */
 export interface Example {
@@ -99,6 +100,7 @@ export function collate(given: AnyExample[], options: CollateOptions = {}): Batc
       `collate: expected examples of one kind, got those of ${kinds.join(' and ')}`,
     );
   }
+  for (const [index, example] of given.entries()) assertIds('collate', example, index);
   const rows = given.map((example) => rowsOf(example));
   const examples = rows[0].flatMap((_, side) => rows.map((each) => each[side]));
   const longest = Math.max(...examples.map(({inputIds}) => inputIds.length));
@@ -122,6 +124,17 @@ export function collate(given: AnyExample[], options: CollateOptions = {}): Batc
   }
   if (kinds[0] === 'verdict') batch.desirable = (given as VerdictExample[]).map(({desirable}) => desirable);
   return batch;
+}
+
+/** Refuses records, which have no token ids yet. */
+export function assertIds(call: string, example: AnyExample, index: number): void {
+  const isWrong = ({inputIds}: Example) => !Array.isArray(inputIds);
+  if (typeof example === 'object' && example !== null && !rowsOf<Example>(example).some(isWrong)) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `${call} example ${index}: expected token ids {inputIds}, got ${show(example)}. Make examples of records with ` +
+      '(await model.dataset(records)).examples.',
+  );
 }
 
 /** Returns an example's labels: those it has, or every token that is not masked. */

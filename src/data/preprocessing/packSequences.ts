@@ -1,6 +1,6 @@
 import {IGNORE_INDEX} from '../../../models/ignoreIndex.ts';
 import type {Tokenizer} from '../../../models/tokenizer.ts';
-import type {Example} from '../batches/collate.ts';
+import {assertIds, type Example} from '../batches/collate.ts';
 
 /** Number of examples packed together: LLaMA-Factory's `preprocessing_batch_size`. */
 export const PACKED_TOGETHER = 1000;
@@ -37,6 +37,7 @@ export function packExamples(
  * @param capacity number of tokens in a pack; longer sequences are left out
  */
 export function packSequences(examples: readonly Example[], capacity: number): Example[] {
+  for (const [index, example] of examples.entries()) assertIds('packSequences', example, index);
   return packs(
     examples.map(({inputIds}) => inputIds.length),
     capacity,

@@ -59,6 +59,8 @@ export function assertReadable(
     if (isEmpty(value) || needs.includes(key) || reads.includes(key)) continue;
     if (Object.hasOwn(RECORD_KEYS, key)) throw unread(place, key, value, RECORD_KEYS[key]);
     if (key === 'label' && typeof value === 'boolean') throw unread(place, key, value, VERDICT);
+    if (key === 'label' && (value === 0 || value === 1) && needs.includes('completion'))
+      throw unread(place, key, value, 'Write a verdict as true or false, and rename any other label.');
     const others = kinds
       .filter((kind) => kind.reads.includes(key))
       .map((kind) => `{${kind.needs.join(', ')}}`);

@@ -1,4 +1,4 @@
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../../quant/errors.ts';
 
 /** Type in which large products can be multiplied; no backend has all of them. */
 export type ComputeDtype = 'float32' | 'bfloat16' | 'float16';
@@ -14,8 +14,7 @@ export function assertComputeDtype(asked: ComputeDtype | undefined): void {
   if (asked === undefined || COMPUTE_DTYPES.includes(asked)) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `useBackend computeDtype: expected ${COMPUTE_DTYPES.join(', ')}, got ${asked}. ` +
-      `Did you mean ${nearestNames(String(asked), COMPUTE_DTYPES, 1)[0]}?`,
+    `useBackend computeDtype: expected ${COMPUTE_DTYPES.join(', ')}, got ${asked}.${didYouMean(asked, COMPUTE_DTYPES)}`,
   );
 }
 

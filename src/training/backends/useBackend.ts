@@ -1,4 +1,4 @@
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
 import {
@@ -73,10 +73,10 @@ export async function useBackend(
   if (!known.includes(name)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `useBackend: expected ${known.join(', ')}, got ${typeof name === 'string' ? name : show(name)}. ` +
+      `useBackend: expected ${known.join(', ')}, got ${typeof name === 'string' ? name : show(name)}.` +
         (CARDS.test(String(name))
-          ? 'A graphics card is used by webgpu, and one of NVIDIA also by tensorflow.'
-          : `Did you mean ${nearestNames(name, known, 1)[0]}?`),
+          ? ' A graphics card is used by webgpu, and one of NVIDIA also by tensorflow.'
+          : didYouMean(name, known)),
     );
   }
   assertComputeDtype(options.computeDtype);

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 import {Adafactor} from './adafactor.ts';
 import {AdamW} from './adamW.ts';
@@ -152,10 +152,10 @@ export function optimizerByName(name: string, settings: OptimizerSettings = {}):
   const isMissing = MISSING.test(key);
   throw new TfjsLoraError(
     isMissing ? 'UNSUPPORTED' : 'INVALID_ARGUMENT',
-    `optimizer "${name}": expected a tf.Optimizer or one of ${known.join(', ')}. ` +
+    `optimizer "${name}": expected a tf.Optimizer or one of ${known.join(', ')}.` +
       (isMissing
-        ? 'This one is not supported: use adamw_torch, or paged_adamw_8bit if memory is short.'
-        : `Did you mean ${nearestNames(key, known, 1)[0]}? Add others with registerOptimizer.`),
+        ? ' This one is not supported: use adamw_torch, or paged_adamw_8bit if memory is short.'
+        : `${didYouMean(key, known)} Add others with registerOptimizer.`),
   );
 }
 

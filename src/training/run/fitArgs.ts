@@ -1,4 +1,4 @@
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../../quant/errors.ts';
 import type {RunFolder} from '../../../quant/folders/runFolder.ts';
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
 import {show} from '../../../quant/show.ts';
@@ -296,6 +296,6 @@ function assertOneOf(what: string, value: string | undefined, known: readonly st
   if (value === undefined || known.includes(value)) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `${what}: expected ${known.join(', ')}, got ${show(value)}. Did you mean ${nearestNames(value, known, 1)[0]}?`,
+    `${what}: expected ${known.join(', ')}, got ${show(value)}.${didYouMean(value, known)}`,
   );
 }

@@ -1,4 +1,4 @@
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
 
 /** Function that returns the factor on the base learning rate for an update, counted from 0. */
@@ -183,8 +183,8 @@ export function learningRateSchedule(name: ScheduleName, args: ScheduleArgs = {}
   if (!Object.hasOwn(schedules, name)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `learning rate schedule "${name}": expected one of ${Object.keys(schedules).join(', ')}. ` +
-        `Did you mean ${nearestNames(name, Object.keys(schedules), 1)[0]}?`,
+      `learning rate schedule "${name}": expected one of ${Object.keys(schedules).join(', ')}.` +
+        didYouMean(name, Object.keys(schedules)),
     );
   }
   assertKnownOptions(`learning rate schedule "${name}"`, args, SCHEDULE_OPTIONS);

@@ -68,7 +68,8 @@ describe('saveGguf', () => {
       /^saveGguf model_type: expected one of llama, .*mistral, whose architecture llama.cpp has, got "mine"/,
     );
     expect((await errorOf(() => model.saveGguf(files, {type: 'q3_k_m' as 'f32'}))).message).toBe(
-      'saveGguf type: expected one of f32, f16, bf16, q8_0, q4_0, q4_k_m, q5_k_m, q6_k, got "q3_k_m"',
+      'saveGguf type: expected one of f32, f16, bf16, q8_0, q4_0, q4_k_m, q5_k_m, q6_k, got "q3_k_m". ' +
+        'Did you mean q4_k_m?',
     );
     model.tokenizer = undefined;
     expect((await errorOf(() => model.saveGguf(files))).message).toMatch(/^saveGguf tokenizer: expected/);

@@ -20,6 +20,7 @@ test('a path that does not exist is answered by the one that is like it', () =>
 
 test('names are similar when less than half of them differs, or one begins the other', () => {
   expect(similarName('modle', ['src', 'model', 'modules'])).toBe('model');
+  expect(similarName('wsam', ['webgpu', 'wasm'])).toBe('wasm');
   expect(similarName('rankk', ['rank', 'epochs'])).toBe('rank');
   expect(similarName('Llama', ['Llama-3.2-1B'])).toBe('Llama-3.2-1B');
   expect(similarName('saves', ['docs', 'test'])).toBeUndefined();

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import fc from 'fast-check';
 import {batchesOf, countBatches, shuffled, type TrainingData} from '../../../src/data/batches/batches.ts';
 import {assertExample} from '../../../src/data/batches/collate.ts';
-import {collate, type Example, IGNORE_INDEX} from '../../../src/index.ts';
+import {collate, type Example, IGNORE_INDEX, packSequences} from '../../../src/index.ts';
 
 const example = (length: number, first = 1): Example => ({
   inputIds: Array.from({length}, (_, t) => first + t),
@@ -56,6 +56,12 @@ describe('collate', () => {
         [0, 1, 0, 0, 0],
       ],
     });
+  });
+
+  test('refuses records, which have no token ids', () => {
+    const records = [{prompt: 'a', completion: 'b'}] as never[];
+    for (const call of [() => collate(records), () => packSequences(records, 8)])
+      expect(call).toThrow('example 0: expected token ids {inputIds}, got {"prompt":"a"');
   });
 
   test('refuses an empty list', () =>

@@ -411,6 +411,7 @@ describe('a key that would change what is learned is refused by the record and i
     ['audio', {text: 'a', audio: 'a.wav'}, read],
     ['rejected', {...good, rejected: 'c'}, 'are preferences'],
     ['label', {...turns({}), label: false}, 'have a verdict'],
+    ['label', {prompt: 'a', completion: 'b', label: 0}, 'Write a verdict as true or false'],
     ['kto_tag', {...good, kto_tag: false}, 'have a verdict'],
     ['assistant_masks', {...turns({}), assistant_masks: [1]}, 'trainOnPrompt'],
     ['chat_template_kwargs', {...turns({}), chat_template_kwargs: {a: 1}}, 'Leave out the key'],
