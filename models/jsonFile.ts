@@ -26,15 +26,17 @@ export async function readJsonOf(folder: Folder, name: string): Promise<Record<s
 }
 
 /** For the configuration that is missing from a folder of the other kind, the file that is there and advice. */
-const OTHER_KIND: Readonly<Record<string, {has: string; advice(text: string): string}>> = {
+const OTHER_KIND: Readonly<Record<string, {has: string; advice(text: string): string; kind: string}>> = {
   'config.json': {
     has: 'adapter_config.json',
+    kind: "a model in Hugging Face's format, or a GGUF file",
     advice: (text) =>
       ` This is the folder of an adapter: open its base model${baseOf(text)}, and add the adapter with ` +
       'loadAdapter(folder), or adapter_name_or_path in a recipe or command.',
   },
   'adapter_config.json': {
     has: 'config.json',
+    kind: 'an adapter, as saveAdapter or PEFT writes it',
     advice: () => ' This is the folder of a model, which fromPretrained opens.',
   },
 };
@@ -47,10 +49,11 @@ function baseOf(text: string): string {
 
 /** Returns advice for a folder that does not exist, or is of the other kind. */
 async function didYouMean(folder: Folder, name: string): Promise<string> {
-  if (folder instanceof DiskFolder && !(await folder.exists())) return didYouMeanPath(folder.path);
   const other = Object.hasOwn(OTHER_KIND, name) ? OTHER_KIND[name] : undefined;
+  const kind = other ? ` Pass the folder of ${other.kind}.` : '';
+  if (folder instanceof DiskFolder && !(await folder.exists())) return kind + didYouMeanPath(folder.path);
   const text = other && (await readText(folder, other.has));
-  return text === undefined ? '' : (other?.advice(text) ?? '');
+  return text === undefined ? kind : (other?.advice(text) ?? '');
 }
 
 /** Does what {@link readJsonOf} does, but returns undefined when there is no such file. */

@@ -55,8 +55,13 @@ describeEachBackend('models and adapters without a disk', () => {
     },
   );
 
-  test('names the other kind of folder', async () => {
+  test('names the other kind of folder, and what an empty one lacks', async () => {
     const model = tinyLlama();
+    const missing = await errorOf(() => model.loadAdapter('no-such-folder'));
+    expect(missing.message).toContain('Pass the folder of an adapter, as saveAdapter or PEFT writes it.');
+    expect((await errorOf(() => load(__dirname))).message).toContain(
+      "Pass the folder of a model in Hugging Face's",
+    );
     const [whole, adapter] = [new Map<string, Blob>(), new Map<string, Blob>()];
     await model.save(whole);
     const refused = await errorOf(() => model.loadAdapter(whole));

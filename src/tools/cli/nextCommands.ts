@@ -20,7 +20,7 @@ export async function nextCommands(
     overrides,
   }: Pick<CommonOptions, 'backend' | 'import'> & {path: string; overrides: readonly string[]},
 ): Promise<string> {
-  const {model, method, splits, fit, export: exporting} = recipe;
+  const {model, method, splits, fit, data, export: exporting} = recipe;
   const adapters = (await trainedRecipe(recipe)).model.adapters.join(',');
   const used = [
     path,
@@ -36,7 +36,7 @@ export async function nextCommands(
     ...extensions.flatMap((module) => ['--import', module]),
   ];
   const commands = [
-    ['chat', ...used],
+    ...(data.stage === 'rm' ? [] : [['chat', ...used]]), // a reward model rates answers
     ...(splits.evaluationDataset.length > 0 || splits.valSize > 0 ? [['eval', ...used]] : []),
     ...(method === 'lora' ? [['export', ...used, ...merged]] : []),
   ];

@@ -1,6 +1,6 @@
 import {existsSync} from 'node:fs';
 import {readFile} from 'node:fs/promises';
-import {join} from 'node:path';
+import {join, resolve} from 'node:path';
 import {readJson} from '../../../models/jsonFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
@@ -88,6 +88,13 @@ export async function loadBenchmark(task: string, taskDir = 'evaluation'): Promi
     );
   }
   const folder = join(taskDir, name);
+  if (!existsSync(join(folder, 'mapping.json'))) {
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `benchmark ${task}: expected mapping.json and ${name}.zip in ${resolve(folder)}, got none. Copy the folder ` +
+        'evaluation of LLaMA-Factory here, or name another with task_dir.',
+    );
+  }
   const mapping = await readJson(join(folder, 'mapping.json'));
   const archive = join(folder, `${name}.zip`);
   const zip = existsSync(archive) ? await ZipFile.open(archive) : undefined;

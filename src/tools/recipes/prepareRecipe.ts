@@ -160,11 +160,14 @@ async function earlierIn(
   return {isFinished: await isFinishedRun(folder, openRunFolder(resumeFrom), steps.total)};
 }
 
-function assertHasTask({tasks, path}: Recipe): void {
+function assertHasTask({tasks, path, export: {exportDir}}: Recipe): void {
   if (tasks.train || tasks.evaluate || tasks.predict) return;
   throw new TfjsLoraError(
     'INVALID_CONFIG',
-    `${path}: expected something to do, got do_train, do_eval and do_predict all false. Set one of them to true.`,
+    `${path}: expected something to do, got do_train, do_eval and do_predict all false. Set one of them to true` +
+      (exportDir === undefined
+        ? ', or use the recipe with chat or serve.'
+        : ', or export the model: tfjs-lora export.'),
   );
 }
 

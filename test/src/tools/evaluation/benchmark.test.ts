@@ -101,7 +101,9 @@ test('what is missing or wrong is named', () =>
     await expect(loadBenchmark('cmmlu_validation', folder)).rejects.toThrow(
       /benchmark task: expected mmlu_test, .* got "cmmlu_validation"/,
     );
-    await expect(loadBenchmark('mmlu_test', folder)).rejects.toThrow(/mapping\.json/);
+    await expect(loadBenchmark('mmlu_test', folder)).rejects.toThrow(
+      /^benchmark mmlu_test: expected mapping\.json and mmlu\.zip in .*, got none\. .* name another with task_dir\.$/,
+    );
     writeBenchmarks(folder, false);
     writeFileSync(join(folder, 'cmmlu/test/arts.csv'), ',Question,A,B,C,Answer\n0,Which?,a,b,c,A\n');
     await expect(loadBenchmark('cmmlu_test', folder)).rejects.toThrow(/arts\.csv: expected a column D, got/);

@@ -21,6 +21,7 @@ import {
   type StepLog,
   useBackend,
 } from '../../../../src/index.ts';
+import {nextCommands} from '../../../../src/tools/cli/nextCommands.ts';
 import {formatPlan} from '../../../../src/tools/recipes/formatPlan.ts';
 import {planRecipe} from '../../../../src/tools/recipes/planRecipe.ts';
 import {loadRecipe, type Recipe} from '../../../../src/tools/recipes/recipe.ts';
@@ -481,6 +482,19 @@ describe('a finished run', () => {
     expect(readdirSync(`${output('next')}-merged`)).toContain('config.json');
   });
 
+  test('names no chat after a reward model', async () => {
+    await train([`output_dir=${output('reward')}`, 'max_steps=1']);
+    const recipe = await read('stage=rm', `output_dir=${output('reward')}`);
+    const commands = await nextCommands(recipe, {
+      backend: 'auto',
+      import: [],
+      path: recipeFile,
+      overrides: [],
+    });
+    expect(commands).not.toMatch(/lora chat/);
+    expect(commands).toContain('export');
+  });
+
   test('makes the predictions that are still missing', async () => {
     const keys = ['max_steps=1', 'cutoff_len=400', `output_dir=${output('unpredicted')}`];
     await train(keys);
@@ -825,7 +839,11 @@ describe('mistakes', () => {
 
   test('a recipe with nothing to do', async () => {
     await expect(train(['do_train=false'])).rejects.toThrow(
-      `${recipeFile}: expected something to do, got do_train, do_eval and do_predict all false`,
+      `${recipeFile}: expected something to do, got do_train, do_eval and do_predict all false. Set one of them to true, or ` +
+        'use the recipe with chat or serve.',
+    );
+    await expect(train(['do_train=false', 'export_dir=merged'])).rejects.toThrow(
+      'or export the model: tfjs-lora export.',
     );
   });
 
