@@ -17,7 +17,7 @@ export interface MergeOptions {
 }
 export const MERGE_OPTIONS = {dequantize: true} satisfies OptionNames<MergeOptions>;
 
-/** What a pass says to its layers. */
+/** Settings that a pass gives to its layers. */
 interface PassArgs {
   training?: boolean;
   part?: RowPart;

@@ -63,7 +63,7 @@ export interface LoRACallArgs {
   seed?: number;
   /** Whether only the gradients are wanted: a kernel may then skip the value. Default false. */
   isUnread?: boolean;
-  /** Which rows of the pass the input has, where rows have different adapters. Default: all. */
+  /** Rows of the pass that the input has, if rows have different adapters. Default: all. */
   part?: RowPart;
 }
 

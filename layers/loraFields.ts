@@ -25,7 +25,7 @@ export interface LoRAAdapterArgs {
    * in PEFT. Merging needs a base with a bias. Default false.
    */
   loraBias?: boolean;
-  /** How A is initialized. Default `kaiming`. B starts at zero either way. */
+  /** Distribution of A's initial values. Default `kaiming`. B always starts at zero. */
   init?: LoRAInit;
   /** Whether to train only A, as MiCA does. Default false. */
   freezeB?: boolean;

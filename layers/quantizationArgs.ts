@@ -8,7 +8,7 @@ import {show} from '../quant/show.ts';
 /** `nf4`, `fp4`, `int8`, or the name of a registered quantizer. */
 export type QuantizationType = 'nf4' | 'fp4' | 'int8' | (string & {});
 
-/** How to quantize a weight. Further options are passed to a registered quantizer. */
+/** Settings for quantizing a weight. Further options are passed to a registered quantizer. */
 export interface QuantizationArgs {
   type: QuantizationType;
   /** Number of values that share a scale, 4-bit types only. Default 64. */

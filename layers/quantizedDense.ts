@@ -11,7 +11,7 @@ import {QuantizedParameter} from './quantizedParameter.ts';
 import {TransposedDense, type TransposedDenseArgs} from './transposedDense.ts';
 
 export interface QuantizedDenseArgs extends TransposedDenseArgs {
-  /** How to quantize; a type alone is short for `{type}`. */
+  /** Settings for quantizing; a type alone is short for `{type}`. */
   quantization: QuantizationArgs | QuantizationType;
 }
 

@@ -13,6 +13,6 @@ export interface Batch {
   attentionMask?: tf.Tensor2D | number[][];
   /** Default 0 … T − 1. */
   positionIds?: tf.Tensor2D | number[][];
-  /** Of answers with a verdict: whether each is desirable. The rows of these answers come before the mismatched ones. */
+  /** For answers with a verdict, whether each is desirable. Their rows come before the mismatched ones. */
   desirable?: boolean[];
 }

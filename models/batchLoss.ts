@@ -132,7 +132,7 @@ export function valueHeadOf({valueHead}: Pick<LossModel, 'valueHead'>): ValueHea
   );
 }
 
-/** What makes a loss another one than the cross-entropy. */
+/** Settings of a loss other than the cross-entropy. */
 type LossShape = Pick<TokenLossesOptions, 'temperature' | 'formula' | 'reference' | 'referenceModel'>;
 
 /** The losses of targets, each `[N]`, or their sum. */

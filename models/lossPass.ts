@@ -11,7 +11,7 @@ export interface HostValues {
 export interface LossPass {
   /** Describes everything that the pass depends on besides the values of `inputs`. */
   key: string;
-  /** What changes from batch to batch, by name. */
+  /** The tensors that change from batch to batch, by name. */
   inputs: Record<string, HostValues>;
   /** Makes the tensors that stay the same for every batch of the same `key`, by name. */
   constants(): Record<string, tf.Tensor>;

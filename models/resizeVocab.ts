@@ -17,7 +17,7 @@ import {type LayeredModel, replaceLayer} from './replaceLayer.ts';
 export type NewRows = 'mean' | 'noise';
 
 export interface ResizeVocabOptions {
-  /** How new rows are drawn. Default `mean`. */
+  /** Distribution that new rows are drawn from. Default `mean`. */
   newRows?: NewRows;
   /** Rounds the size up to a multiple of this. Default 1. */
   padToMultipleOf?: number;

@@ -72,7 +72,7 @@ function maskCause(options: ErrorOptions | undefined): ErrorOptions | undefined 
   return {cause: masked};
 }
 
-/** Of a longer name, only this many first characters are compared. */
+/** Only this many characters of a name are compared, from its beginning. */
 const COMPARED_LENGTH = 128;
 
 /** Table cells that one call may fill, in about a fifth of a second. Names that need more are not compared. */

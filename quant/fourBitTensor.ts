@@ -56,7 +56,7 @@ export class FourBitTensor implements QuantizedTensor {
     return !(this.absmax instanceof Float32Array);
   }
 
-  /** The 16 values that its codes stand for. */
+  /** The 16 values of the codes. */
   get code(): Readonly<Float32Array> {
     return this.quantType === 'nf4' ? NF4_CODE : FP4_CODE;
   }

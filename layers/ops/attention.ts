@@ -16,7 +16,7 @@ export const attentionOp = op<
   isKept: true,
 });
 
-/** What kernels compute scores with. */
+/** Settings that kernels compute scores with. */
 export interface ScoreSettings {
   scale: number;
   /** 0 if a query sees all keys before it. */

@@ -50,7 +50,7 @@ export interface BackendTraits {
    * not.
    */
   overwrite?: (tensor: tf.Tensor, values: tf.TypedArray) => boolean;
-  /** What a kernel of `decodeStack` takes. Default 8 sequences, and adapters. */
+  /** Limits of a kernel of `decodeStack`. Default 8 sequences, and adapters. */
   decodesStacks: {sequences: number; adapters: boolean};
   /** Starts a chain of passes; see `startTokenChain`. By default a backend has none. */
   startChain?: ChainStarter;

@@ -11,7 +11,7 @@ export const fromBlockwise8bitOp = op<Tensors<'codes' | 'absmax'>, {isSigned: bo
 /** Returns codes and absmax. */
 export const toBlockwise8bitOp = op<Tensors<'values'>, {isSigned: boolean}, tf.Tensor[]>('ToBlockwise8bit');
 
-/** How many values share a scale, as in bitsandbytes' 8-bit optimizers. */
+/** Number of values that share a scale, as in bitsandbytes' 8-bit optimizers. */
 export const STATE_BLOCK_SIZE = 256;
 
 /** A tensor in blocks of {@link STATE_BLOCK_SIZE} 8-bit codes. */

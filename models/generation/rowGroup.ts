@@ -7,7 +7,7 @@ import type {GenerativeModel} from './generateOptions.ts';
 import {advance, chooseToken, type Row, takesLargest} from './row.ts';
 import {finiteChoice} from './sampler.ts';
 
-/** What a row got with a token. */
+/** The result of a row for a token. */
 export interface RowStep {
   row: Row;
   /** The text that became certain. */

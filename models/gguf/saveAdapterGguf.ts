@@ -28,7 +28,7 @@ export const ADAPTER_FILE_TYPES = ['f32', 'f16', 'bf16'] as const;
 export interface SaveAdapterGgufOptions extends SaveAdapterFilesOptions {
   /** The adapter. Default: the only active one, or `default`. */
   adapterName?: string;
-  /** What the matrices are stored as. Default `f32`. */
+  /** Storage type of the matrices. Default `f32`. */
   type?: (typeof ADAPTER_FILE_TYPES)[number];
   /** Name of the file. Default `adapter-<type>.gguf`. */
   fileName?: string;

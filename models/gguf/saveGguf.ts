@@ -25,7 +25,7 @@ import {type GgufArchitecture, ggufTensorName} from './tensorNames.ts';
 import {addTokenizer} from './tokenizerMetadata.ts';
 
 export interface SaveGgufOptions {
-  /** What the matrices are stored as. Default: the model's own type, `f32`, `f16` or `bf16`. */
+  /** Storage type of the matrices. Default: the model's own type, `f32`, `f16` or `bf16`. */
   type?: GgufFileType;
   /** Name of the file. Default `model-<type>.gguf`. */
   fileName?: string;

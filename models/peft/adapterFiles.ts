@@ -20,13 +20,13 @@ export const ADAPTER_FILES = {
   firstMatrices: 'adapter_initial.safetensors',
 } as const;
 
-/** What an adapter's config says. */
+/** Contents of an adapter's config. */
 interface AdapterConfig {
   config: Record<string, unknown>;
   options: LoRAOptions;
   /** Undefined for LoRA, whose adapters fit any class of LoRA that a layer has already. */
   layerClass?: LoRADenseClass;
-  /** How its initialization changed the base. */
+  /** Change of the base by its initialization. */
   initialized: ReturnType<typeof baseChangeOf>;
   /** The config's path, for messages. */
   where: string;

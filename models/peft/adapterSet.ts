@@ -30,7 +30,7 @@ export interface LoadedFrom {
   baseWeights: Map<string, Parameter>;
 }
 
-/** How an adapter was initialized from its base. */
+/** Initialization of an adapter from its base. */
 export interface Initialized {
   /** `init_lora_weights` in PEFT's config. */
   method: string;

@@ -14,7 +14,7 @@ import {
 } from '../summary.ts';
 import type {AdapterSet} from './adapterSet.ts';
 
-/** What an adapter is in several layers: PEFT's word for a state that differs between them. */
+/** The state of an adapter in several layers; `irregular`, PEFT's word, if it differs between them. */
 type InLayers = boolean | 'irregular';
 
 /** The state of one adapter. */

@@ -37,7 +37,7 @@ export const PREPARE_HOTSWAP_OPTIONS = {
   adapterName: true,
 } satisfies OptionNames<PrepareHotswapOptions>;
 
-/** What an adapter gets in one layer. */
+/** New matrices and settings of an adapter in one layer. */
 interface Swap {
   adapter: LoRAAdapter;
   settings: LoRASettings;

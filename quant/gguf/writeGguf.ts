@@ -20,7 +20,7 @@ const MAX_NAME_BYTES = 63;
 export interface GgufTensor {
   readonly name: string;
   readonly type: GgmlLayout;
-  /** As PyTorch spells it: `[rows, columns]`. A row is whole blocks. */
+  /** Shape as PyTorch writes it, `[rows, columns]`. A row consists of whole blocks. */
   readonly shape: readonly number[];
   /** Returns the encoded rows. It is called once, in its turn, and its result is dropped before the next is called. */
   readonly data: () => ArrayBufferView | Promise<ArrayBufferView>;

@@ -10,7 +10,7 @@ interface DecoderStep {
 const known = new WeakMap<Tokenizer, (Uint8Array | undefined)[]>();
 
 /**
- * Returns the bytes that each token of a vocabulary stands for, by id; none for special tokens and unused ids.
+ * Returns the bytes of each token of a vocabulary, by id; none for special tokens and unused ids.
  *
  * @throws TfjsLoraError `UNSUPPORTED` for a tokenizer whose tokens are not pieces of a text: WordPiece, Unigram without
  *   byte fallback

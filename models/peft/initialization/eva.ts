@@ -45,7 +45,7 @@ export interface EvaLayer {
 /** The new matrix A of a layer, `[rank, inputDim]`; the rank may be 0. */
 export type EvaMatrices = Map<LoRADense, DenseValues>;
 
-/** What is known about the inputs of a layer. */
+/** Statistics of the inputs of a layer. */
 interface Watched {
   pca: IncrementalPca;
   converged: boolean[];

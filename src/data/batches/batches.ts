@@ -43,7 +43,7 @@ export interface BatchOptions extends CollateOptions {
   epoch?: number;
   /** Size of the vocabulary, to check ids against. Default: no check. */
   vocabSize?: number;
-  /** What each example must be. Default: any. */
+  /** The kind that each example must have. Default: any. */
   exampleKind?: ExampleKind;
   /** Makes a batch of examples. Default: {@link collate}. */
   join?: (examples: AnyExample[], options: CollateOptions) => Batch;

@@ -9,11 +9,11 @@ export interface Example {
   inputIds: number[];
   /** Labels, as many as `inputIds`; −100 does not count. Default: every token that is not masked is a target. */
   labels?: number[];
-  /** As many as `inputIds`: 1 for a real token, 0 for padding; 1, 2, 3 … for packed sequences. Default: all 1. */
+  /** One number for each token: 1 for a real token, 0 for padding; 1, 2, 3 … for packed sequences. Default: all 1. */
   attentionMask?: number[];
   /** Positions, as many as `inputIds`. Default 0, 1, 2 … */
   positionIds?: number[];
-  /** For a prompt that the model answers in training: data from which rewards are computed, such as the solution. */
+  /** Data from which rewards are computed, such as the solution, for a prompt that the model answers in training. */
   record?: Record<string, unknown>;
 }
 
@@ -24,8 +24,8 @@ export interface PairExample {
 }
 
 /**
- * An answer with a verdict, and after the same prompt the answer to another one, which shows how far training has
- * moved.
+ * An answer with a verdict, and the same prompt followed by another prompt's answer, which measures how far training
+ * has moved.
  */
 export interface VerdictExample {
   answer: Example;
@@ -48,7 +48,7 @@ export const isPair = (item: unknown): item is PairExample => holdsRows(item, ['
 /** Whether an item of training data is an answer with a verdict. */
 export const isVerdict = (item: unknown): item is VerdictExample => holdsRows(item, ['answer', 'mismatched']);
 
-/** What training data are made of: single answers, pairs of a better and a worse one, or answers with a verdict. */
+/** The kind of training data: single answers, pairs of a better and a worse one, or answers with a verdict. */
 export type ExampleKind = 'answer' | 'pair' | 'verdict';
 
 export const kindOfExample = (example: AnyExample): ExampleKind =>
@@ -146,7 +146,7 @@ export function labelsOf({inputIds, labels, attentionMask}: Example): number[] {
 export interface ExampleLimits {
   maxLength?: number;
   vocabSize?: number;
-  /** What each example must be. Default: any. */
+  /** The kind that each example must have. Default: any. */
   exampleKind?: ExampleKind;
 }
 

@@ -57,7 +57,7 @@ export class RecordDataset<T extends AnyExample = Example> {
     return this.examples.length;
   }
 
-  /** Returns the prompts that the records ask, as `predictDataset` answers them. */
+  /** Returns the prompts of the records, as `predictDataset` answers them. */
   prompts(): PromptExample[] {
     return this.items.map((item, index) =>
       isRecord(item)

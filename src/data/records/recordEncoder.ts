@@ -19,7 +19,7 @@ import {templateStopIds} from '../templates/encodeTurns.ts';
 import {MODEL_TEMPLATE, templateNames} from '../templates/templateRegistry.ts';
 import {conversationOf, isRecord, type TrainingRecord} from './trainingRecord.ts';
 
-/** How records become token ids: `loadDataset`'s options of the same names. */
+/** Settings for turning records into token ids: `loadDataset`'s options of the same names. */
 export interface RecordOptions
   extends Pick<
     DatasetArgs,

@@ -30,7 +30,7 @@ const absent = (name: string): string => `${name}.absent`;
 
 /**
  * A folder behind a URL whose files are kept in the browser's storage: each is downloaded once, straight into the
- * storage, and read from there ever after, also offline. To download again, remove the files from the storage.
+ * storage, and read from there afterwards, even offline. To download again, remove the files from the storage.
  * Downloading needs a dedicated worker, as {@link StorageFolder} does.
  *
  * @example

@@ -84,7 +84,7 @@ export class TaskWorker<T extends {[name in keyof T]: Task}> {
     });
   }
 
-  /** Ends the worker. What it runs is cut off and rejects. */
+  /** Ends the worker. A task that is running is cut off and rejects. */
   terminate(): void {
     this.worker.terminate();
     this.fail(new Error('the worker was terminated'));

@@ -26,6 +26,6 @@ export interface LossModel extends Partial<HeadOwner> {
   readonly activeAdapters?: string[];
   /** What changed the base with an adapter, if anything: a method of `initializeLoRA`. */
   readonly baseChangedBy?: string;
-  /** Returns an adapter's options, of which `bias` says that the base changes with it. */
+  /** Returns an adapter's options; `bias` says whether the base changes with it. */
   adapterOptions?(name: string): {bias?: string};
 }

@@ -37,7 +37,7 @@ export interface RolloutOptions {
   signal?: AbortSignal;
 }
 
-/** Answers to one prompt, with what they earned. */
+/** Answers to one prompt, with their rewards. */
 export interface ScoredAnswers {
   prompt: string;
   answers: string[];
@@ -45,14 +45,14 @@ export interface ScoredAnswers {
   rewards: number[];
 }
 
-/** What a step learns from. */
+/** The data that a step learns from. */
 export interface Rollout {
   /** Batches of each update of the weights, in order. */
   updates: Batch[][];
   answers: ScoredAnswers[];
 }
 
-/** How a loss makes what it learns from: it has the model answer prompts. */
+/** Makes the data that a loss learns from: the model answers prompts. */
 export interface Rollouts {
   /** Accumulation windows of prompts that are answered before the weights are updated. */
   readonly windowsPerStep: number;

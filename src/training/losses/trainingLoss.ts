@@ -15,7 +15,7 @@ export interface BatchLoss {
   metrics?: tf.Tensor1D;
 }
 
-/** What training minimizes: `compile({loss})`. */
+/** A loss that training minimizes, for `compile({loss})`. */
 export interface TrainingLoss {
   /** Name, for messages. */
   readonly name: string;
@@ -23,7 +23,7 @@ export interface TrainingLoss {
   readonly metrics: readonly string[];
   /** Names of what is measured in a batch and added up over batches. Default: the {@link metrics}. */
   readonly measures?: readonly string[];
-  /** Makes the metrics of sums over a number of batches. Default: means over the batches. */
+  /** Computes the metrics from sums over a number of batches. Default: means over the batches. */
   summarize?(sums: Record<string, number>, batches: number): Record<string, number>;
   /** Other models in memory that the loss computes with, such as a reference. */
   readonly otherModels?: readonly object[];
@@ -40,7 +40,7 @@ export interface TrainingLoss {
   assertFits(model: LossModel): void;
   /** Returns the number of units in a batch. */
   count(model: LossModel, batch: Batch): number;
-  /** Computes what the loss needs of a batch and does not differentiate, before {@link compute}. */
+  /** Computes the part of a batch's loss that is not differentiated, before {@link compute}. */
   constants?(model: LossModel, batch: Batch): tf.Tensor | undefined;
   /** Returns the pass of {@link compute} in training for recording; undefined if it cannot be recorded. */
   pass?(model: LossModel, batch: Batch): LossPass | undefined;

@@ -70,7 +70,7 @@ export interface StepResult {
 export interface StepOutcome extends StepResult {
   /** Whether the step was skipped because loss or gradient was not finite; no weight has changed then. */
   isSkipped: boolean;
-  /** What the loss measured, of which `metrics` is made. */
+  /** The sums that the loss measured, from which `metrics` is computed. */
   measured?: Measured;
   /** Bytes in tensors, see {@link WindowGradients}. */
   memoryBytes: number;

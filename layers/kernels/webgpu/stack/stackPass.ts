@@ -75,7 +75,7 @@ interface Attended {
   logSums: tf.TensorInfo;
 }
 
-/** What backward of attention reads. */
+/** Tensors that backward of attention reads. */
 interface KeptAttention extends Heads, Attended {}
 
 /** Heads, and the narrow sides of the layers that made them, of each part of the rows that are known. */
