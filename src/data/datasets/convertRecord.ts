@@ -1,10 +1,11 @@
 import {parsePythonJson, writePythonJson} from '../../../models/pythonJson.ts';
 import {PythonFloat} from '../../../models/pythonValue.ts';
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
 import {show} from '../../../quant/show.ts';
 import type {Conversation} from '../templates/conversation.ts';
 import type {Message, Role} from '../templates/template.ts';
 import {parseTools} from '../templates/toolFormats.ts';
+import {columnAdvice, tagAdvice} from './columnAdvice.ts';
 import type {ColumnName, RecordFormat, TagName} from './recordFormat.ts';
 import {placeOf, type SourceRecord} from './sourceRecord.ts';
 
@@ -213,7 +214,7 @@ class RecordReader {
       const value = key === undefined ? undefined : (message as Record<string, unknown>)[key];
       if (typeof value === 'string') return value;
       const keys = Object.keys(message);
-      const nearest = value === undefined ? ` Nearest: ${nearestNames(key ?? '', keys, 1)}.` : '';
+      const nearest = value === undefined ? tagAdvice(keys, key) : '';
       const expected = `text under '${key}' (tags ${name})${place}`;
       throw this.mistake(column, expected, value === undefined ? keys : value, nearest);
     };
@@ -253,8 +254,7 @@ class RecordReader {
     throw new TfjsLoraError(
       'CORRUPT_FILE',
       `${this.place} column '${key}' (${column}): expected it, got columns ${keys.join(', ') || '(none)'}. ` +
-        `Nearest: ${nearestNames(key ?? column, keys, 1)}. ` +
-        `Name it under columns ${column} of ${this.source.name} in dataset_info.json.`,
+        columnAdvice(this.record.value, column, key, this.source),
     );
   }
 

@@ -5,7 +5,7 @@ import {pipeline} from 'node:stream';
 import {createGunzip} from 'node:zlib';
 import {counted} from '../../../quant/counted.ts';
 import {Utf8Decoder} from '../../../quant/decodeUtf8.ts';
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../../quant/errors.ts';
 import {delimitedRecords} from './delimitedRecords.ts';
 import {jsonLineRecords, jsonRecords} from './jsonRecords.ts';
 import {parquetRecords} from './parquetRecords.ts';
@@ -49,7 +49,8 @@ export async function* readRecords(path: string): AsyncGenerator<SourceRecord> {
     throw new TfjsLoraError(
       'UNSUPPORTED',
       `${path}: expected a ${kinds.join(', ')} file, got ${got ? `.${got}` : 'no extension'}. ` +
-        `Nearest: ${nearestNames(got, kinds, 1)}.`,
+        (/^(xlsx?|ods|numbers)$/i.test(got) ? 'Save the spreadsheet as csv.' : 'Convert it to one of them.') +
+        didYouMean(got, kinds),
     );
   }
   try {

@@ -189,7 +189,7 @@ class LeftOut {
       const reason =
         this.plan.stage === 'pt' && !first
           ? ' The text is shorter than one row of cutoffLength tokens. Lower it (cutoff_len in a recipe), or turn packing off.'
-          : first + (this.plan.stage === 'sft' && !this.hasAnswers ? NO_ANSWERS : '');
+          : first + (this.count > 0 && this.plan.stage === 'sft' && !this.hasAnswers ? NO_ANSWERS : '');
       throw new TfjsLoraError(
         'CORRUPT_FILE',
         `${what}: expected examples to learn from, got none out of ${counted(records, 'record')}.${reason}`,

@@ -283,7 +283,7 @@ test('other kinds and missing files', async () => {
   ]);
   await expect(all(readRecords('x.jsonk'))).rejects.toMatchObject({
     code: 'UNSUPPORTED',
-    message: expect.stringMatching(/got \.jsonk\. Nearest: jsonl?\./),
+    message: expect.stringMatching(/got \.jsonk\. Convert it to one of them\. Did you mean jsonl?\?/),
   });
   await expect(all(readRecords(join(folder, 'none.json')))).rejects.toMatchObject({code: 'FILE_NOT_FOUND'});
 });
