@@ -51,7 +51,10 @@ function baseOf(text: string): string {
 async function didYouMean(folder: Folder, name: string): Promise<string> {
   const other = Object.hasOwn(OTHER_KIND, name) ? OTHER_KIND[name] : undefined;
   const kind = other ? ` Pass the folder of ${other.kind}.` : '';
-  if (folder instanceof DiskFolder && !(await folder.exists())) return kind + didYouMeanPath(folder.path);
+  if (folder instanceof DiskFolder && !(await folder.exists())) {
+    const isFile = await new DiskFolder(dirname(folder.path)).has(basename(folder.path));
+    return isFile ? ` Pass the folder, ${dirname(folder.path)}.` : kind + didYouMeanPath(folder.path);
+  }
   const text = other && (await readText(folder, other.has));
   return text === undefined ? kind : (other?.advice(text) ?? '');
 }

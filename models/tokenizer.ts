@@ -229,13 +229,21 @@ export class Tokenizer {
     assertKnownOptions('Tokenizer.decode', options, {skipSpecialTokens: true});
     const {skipSpecialTokens = false} = options;
     const kept: number[] = [];
+    if (typeof Object(ids).length !== 'number' || typeof ids === 'string') {
+      throw new TfjsLoraError(
+        'INVALID_ARGUMENT',
+        `Tokenizer.decode ids: expected a list of token ids, got ${show(ids)}. Read a tensor first: await ids.array().`,
+      );
+    }
     for (let i = 0; i < ids.length; i++) {
       const id = ids[i];
       if (!Number.isInteger(id) || id < 0) {
         throw new TfjsLoraError(
           'INVALID_ARGUMENT',
-          `Tokenizer.decode ids[${i}]: expected a token id of 0 or more, got ${id}. ` +
-            'Leave out ignored labels (-100) before decoding.',
+          `Tokenizer.decode ids[${i}]: expected a token id of 0 or more, got ${show(id)}. ` +
+            (Array.isArray(id)
+              ? 'Decode one list at a time.'
+              : 'Leave out ignored labels (-100) before decoding.'),
         );
       }
       if (this.idToToken(id) === undefined || (skipSpecialTokens && this.specialIds.has(id))) continue;

@@ -57,6 +57,8 @@ const FOREIGN_NAMES: Readonly<Record<string, string>> = {
   importance_sampling_level: 'importanceSampling',
   mask_truncated_completions: 'maskTruncated',
   ref_model: 'reference',
+  model_name_or_path: 'model',
+  adapter_name_or_path: 'adapters',
   use_gradient_checkpointing: 'gradientCheckpointing',
   per_device_train_batch_size: 'batchSize',
   train_batch_size: 'batchSize',

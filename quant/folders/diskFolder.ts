@@ -50,7 +50,7 @@ export class DiskFolder implements WritableFolder {
       return await readFile(join(this.path, name));
     } catch (cause) {
       const {code, message} = cause as NodeJS.ErrnoException;
-      if (code === 'ENOENT') return undefined;
+      if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
       throw new TfjsLoraError(
         'FILE_NOT_FOUND',
         `${this.pathOf(name)}: expected a readable file, got ${message}`,

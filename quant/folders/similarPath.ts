@@ -8,7 +8,7 @@ import {similarName} from '../errors.ts';
  */
 export function didYouMeanPath(path: string): string {
   try {
-    const similar = path && similarPath(path);
+    const similar = path && !existsSync(path) && similarPath(path);
     return similar ? ` Did you mean ${similar}?` : '';
   } catch {
     return ''; // a folder that cannot be listed, or no disk

@@ -435,6 +435,40 @@ test.each<[string, () => unknown, string]>([
     () => src.grpoLoss(...([] as unknown as [never])),
     'an object such as {rewards: …}, got none',
   ],
+  [
+    'a file of a tokenizer',
+    () => src.Tokenizer.fromFolder(join(MODEL, 'tokenizer.json')),
+    `the folder, ${MODEL}.`,
+  ],
+  [
+    'a tensor',
+    () => tokenizer.decode(tf.tensor1d([1], 'int32') as never),
+    'got tensor [1] of int32. Read a tensor',
+  ],
+  ['several lists', () => tokenizer.decode([[1], [2]] as never), 'got [1]. Decode one list at a time.'],
+  [
+    'a recipe by its path',
+    () => recipes.trainRecipe('r.yaml' as never),
+    "Pass await loadRecipe('recipe.yaml').",
+  ],
+  ['overrides as an object', () => recipes.loadRecipe('r.yaml', {a: 1} as never), "['lora_rank=16']"],
+  [
+    'a single text',
+    () => metrics.meanRouge('a' as never, 'b' as never),
+    'got "a". Put a single text into a list',
+  ],
+  [
+    'lists of references',
+    () => metrics.corpusBleu(['a'], [['b']] as never),
+    'each prediction has one reference.',
+  ],
+  ['lists to one rouge', () => metrics.rouge(['a'] as never, ['b'] as never), 'meanRouge takes lists.'],
+  ['a session with a path', () => new chat.ChatSession(MODEL as never), 'await Llama.fromPretrained(folder)'],
+  [
+    'a template of texts',
+    () => data.registerTemplate('t', {user: '{{content}}'} as never),
+    'expected a slot with',
+  ],
   ['a path', () => new src.Llama(MODEL as never), 'await Llama.fromPretrained(folder)'],
   [
     'nothing',

@@ -201,7 +201,11 @@ function assertRow(
   const {inputIds, labels, attentionMask, positionIds} = example ?? {};
   if (!Array.isArray(inputIds) || inputIds.length === 0) {
     const got = Array.isArray(inputIds) ? 'an empty list' : `${inputIds && typeof inputIds}`;
-    const advice = Array.isArray(example) ? ` ${adviceForList(example)}` : '';
+    const advice = Array.isArray(example)
+      ? ` ${adviceForList(example)}`
+      : 'examples' in Object(example)
+        ? ' Pass one of its examples: dataset.examples[0].'
+        : '';
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `${place} inputIds: expected token ids, got ${got}.${advice}`,

@@ -187,7 +187,7 @@ const ANSWERS = ['answer', 'response', 'output', 'target', 'assistant'];
 
 /** Says how to write a record that has the keys of no kind. */
 function adviceForKeys(record: unknown): string {
-  if (typeof record === 'string') return 'Write a text to learn as {text: …}.';
+  if (typeof record === 'string') return 'Write a text to learn as {text: …}, and a question as {prompt: …}.';
   const has = (key: string) => Object.hasOwn(Object(record), key);
   const renamed = (names: string[], ours: string) => {
     const name = has(ours) ? undefined : names.find(has);

@@ -63,7 +63,12 @@ export function registerTemplate(name: string, args: TemplateArgs): void {
     );
   }
   for (const turn of ['system', 'user', 'assistant', 'function', 'observation'] as const) {
-    if (template[turn].some((slot) => typeof slot === 'string' && slot.includes('{{content}}'))) continue;
+    const slots = template[turn];
+    if (
+      Array.isArray(slots) &&
+      slots.some((slot) => typeof slot === 'string' && slot.includes('{{content}}'))
+    )
+      continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `registerTemplate ${name} ${turn}: expected a slot with {{content}}, got ${show(template[turn])}`,

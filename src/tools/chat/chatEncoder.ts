@@ -1,6 +1,7 @@
 import type {GenerativeModel} from '../../../models/generation/generateOptions.ts';
 import type {ChatMessage} from '../../../models/tokenizer.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
 import type {ResolvedTemplate} from '../../data/templates/templateRegistry.ts';
 
 /** Encodes messages as the ids of a prompt that ends where the assistant's turn begins. */
@@ -15,7 +16,14 @@ export interface ChatEncoder {
  *
  * @throws TfjsLoraError `UNSUPPORTED` when the model has no tokenizer or no chat template
  */
-export function modelChatEncoder({tokenizer}: Pick<GenerativeModel, 'tokenizer'>): ChatEncoder {
+export function modelChatEncoder(model: Pick<GenerativeModel, 'tokenizer'>): ChatEncoder {
+  if (typeof model !== 'object' || model === null) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `chat: expected a model, got ${show(model)}. Open a folder with await Llama.fromPretrained(folder).`,
+    );
+  }
+  const {tokenizer} = model;
   if (tokenizer?.hasChatTemplate) {
     const encode = (messages: ChatMessage[]) => tokenizer.encodeChat(messages, {addGenerationPrompt: true});
     return Object.assign(encode, {template: {kind: 'chat', defaultSystem: '', dateString: ''} as const});
@@ -23,6 +31,8 @@ export function modelChatEncoder({tokenizer}: Pick<GenerativeModel, 'tokenizer'>
   throw new TfjsLoraError(
     'UNSUPPORTED',
     `chat: expected a model with a ${tokenizer ? 'chat template' : 'tokenizer'}, got one without. ` +
-      'Name a template (template: llama3 in a recipe, --template llama3), or use an instruction-tuned model.',
+      (tokenizer
+        ? 'Name a template (template: llama3 in a recipe, --template llama3), or use an instruction-tuned model.'
+        : 'Load a folder that has tokenizer.json, or set model.tokenizer.'),
   );
 }

@@ -34,6 +34,7 @@ import {
   type BenchmarkResult,
   scoreBenchmark,
 } from '../evaluation/scoreBenchmark.ts';
+import {assertRecipe} from './assertRecipe.ts';
 import {loadRecipeData, type RecipeData} from './loadRecipeData.ts';
 import {describeModel, modelInUse} from './modelInUse.ts';
 import {adapterFolderOf, folderOf, openBase, useAdapters} from './openModel.ts';
@@ -77,6 +78,7 @@ export async function evaluateRecipe(
   options: EvaluateOptions = {},
 ): Promise<RecipeEvaluation> {
   assertKnownOptions('evaluateRecipe', options, EVALUATE_OPTIONS);
+  assertRecipe('evaluateRecipe', given);
   const recipe = await modelInUse(given);
   await assertOwnResults(recipe);
   const {prompts, validation, predictOptions} = await prepare(recipe, options);
@@ -117,6 +119,7 @@ export async function benchmarkRecipe(
   options: BenchmarkRecipeOptions = {},
 ): Promise<{model: string; result: BenchmarkResult}> {
   assertKnownOptions('benchmarkRecipe', options, EVALUATE_OPTIONS);
+  assertRecipe('benchmarkRecipe', given);
   const {backend, signal, onProgress, onModel} = options;
   const recipe = await modelInUse(given);
   const {task, taskDir, ...benchmark} = recipe.benchmark;
@@ -152,6 +155,7 @@ export async function compareRecipe(
   options: EvaluateOptions = {},
 ): Promise<{comparisons: Comparison[]; table: string; count: number}> {
   assertKnownOptions('compareRecipe', options, EVALUATE_OPTIONS);
+  assertRecipe('compareRecipe', recipe);
   const adapters = await Promise.all(
     candidates.map(async ({adapter}) => adapter && adapterFolderOf(adapter, recipe, '--compare')),
   );

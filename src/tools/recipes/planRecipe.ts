@@ -1,4 +1,5 @@
 import {assertKnownOptions} from '../../../quant/knownOptions.ts';
+import {assertRecipe} from './assertRecipe.ts';
 import type {RecipePlan} from './planOf.ts';
 import {PREPARE_OPTIONS, type PrepareOptions, prepareRecipe} from './prepareRecipe.ts';
 import type {Recipe} from './recipe.ts';
@@ -11,6 +12,7 @@ import type {Recipe} from './recipe.ts';
  */
 export async function planRecipe(recipe: Recipe, options: PrepareOptions = {}): Promise<RecipePlan> {
   assertKnownOptions('planRecipe', options, PREPARE_OPTIONS);
+  assertRecipe('planRecipe', recipe);
   const {plan, optimizer} = await prepareRecipe(recipe, options);
   optimizer.dispose();
   return plan;

@@ -3,7 +3,9 @@ import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpoint
 import type {QuantizationType} from '../../../layers/quantizationArgs.ts';
 import {ownLayerClass} from '../../../models/peft/adapterRegistry.ts';
 import {loraOptions} from '../../../models/peft/loraOptions.ts';
+import {TfjsLoraError} from '../../../quant/errors.ts';
 import type {StorageDtype} from '../../../quant/float16.ts';
+import {show} from '../../../quant/show.ts';
 import type {ComputeDtype} from '../../training/backends/computeDtype.ts';
 import type {LabelLossArgs} from '../../training/losses/labelLoss.ts';
 import type {ScheduleArgs, ScheduleName} from '../../training/steps/learningRateSchedule.ts';
@@ -63,6 +65,13 @@ export async function loadRecipe(
   overrides: readonly string[] = [],
   purpose: Purpose = 'run',
 ): Promise<Recipe> {
+  if (typeof path !== 'string' || !Array.isArray(overrides)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `loadRecipe: expected a path and a list of overrides, got ${show(path)}, ${show(overrides)}. ` +
+        "Write loadRecipe('recipe.yaml', ['lora_rank=16']).",
+    );
+  }
   return resolveRecipe(await readRecipe(path, overrides), path, purpose);
 }
 

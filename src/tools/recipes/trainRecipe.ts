@@ -13,6 +13,7 @@ import {predictDataset} from '../../training/prediction/predictDataset.ts';
 import {scorePairs} from '../../training/prediction/scoreAnswers.ts';
 import type {CallbackLike} from '../../training/run/callbacks.ts';
 import type {TrainableCausalLM} from '../../training/trainable.ts';
+import {assertRecipe} from './assertRecipe.ts';
 import {formatPlan} from './formatPlan.ts';
 import {lossOf} from './lossOf.ts';
 import {modelInUse} from './modelInUse.ts';
@@ -62,6 +63,7 @@ export async function trainRecipe(
   options: RunOptions = {},
 ): Promise<{isInterrupted: boolean}> {
   assertKnownOptions('trainRecipe', options, RUN_OPTIONS);
+  assertRecipe('trainRecipe', recipe);
   const {
     tasks,
     fit: {outputDir: folder},

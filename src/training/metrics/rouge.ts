@@ -1,5 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
 import {porterStem} from './porterStemmer.ts';
 
 /**
@@ -37,6 +38,12 @@ const ROUGE_OPTIONS = {
 export function rouge(prediction: string, reference: string, options: RougeOptions = {}): RougeScores {
   assertKnownOptions('rouge', options, ROUGE_OPTIONS);
   const {useStemmer = true} = options;
+  if (typeof prediction !== 'string' || typeof reference !== 'string') {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `rouge: expected two texts, got ${show(prediction)} and ${show(reference)}. meanRouge takes lists.`,
+    );
+  }
   const target = rougeTokens(reference, useStemmer);
   const words = rougeTokens(prediction, useStemmer);
   const lines = (text: string): string[][] =>
@@ -79,12 +86,21 @@ export function rougeTokens(text: string, useStemmer = true): string[] {
   return useStemmer ? words.map((word) => (word.length > 3 ? porterStem(word) : word)) : words;
 }
 
-/** Checks that there are as many references as predictions, and at least one. */
+/** Checks that predictions and references are lists of texts, as many of one as of the other, and at least one. */
 export function assertPaired(
   where: string,
   predictions: readonly string[],
   references: readonly string[],
 ): void {
+  for (const [name, texts] of Object.entries({predictions, references})) {
+    const wrong = Array.isArray(texts) ? texts.find((text) => typeof text !== 'string') : texts;
+    if (wrong === undefined && Array.isArray(texts)) continue;
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `${where} ${name}: expected a list of texts, got ${show(Array.isArray(texts) ? [wrong] : texts)}. ` +
+        'Put a single text into a list; each prediction has one reference.',
+    );
+  }
   if (predictions.length > 0 && predictions.length === references.length) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',

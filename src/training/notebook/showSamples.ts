@@ -1,6 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
-import {wholeCharacters} from '../../../quant/show.ts';
+import {show, wholeCharacters} from '../../../quant/show.ts';
 import {escapeHtml} from './escapeHtml.ts';
 import {display} from './notebookDisplay.ts';
 import {RichOutput} from './richOutput.ts';
@@ -49,6 +49,13 @@ export function showSamples(
 
 function assertSameLength(texts: Readonly<Record<string, readonly string[]>>): number {
   const [first, ...others] = Object.entries(texts);
+  const wrong = Object.values(texts).find((list) => !Array.isArray(list));
+  if (wrong !== undefined) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `showSamples texts: expected lists of texts by label, got ${show(wrong)}. Write {answer: [text, …]}.`,
+    );
+  }
   if (!first || first[1].length === 0) {
     throw new TfjsLoraError('INVALID_ARGUMENT', 'showSamples texts: expected at least one text, got none');
   }

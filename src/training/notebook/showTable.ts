@@ -1,5 +1,6 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownOptions, type OptionNames} from '../../../quant/knownOptions.ts';
+import {show} from '../../../quant/show.ts';
 import {escapeHtml} from './escapeHtml.ts';
 import {display} from './notebookDisplay.ts';
 import {RichOutput} from './richOutput.ts';
@@ -26,8 +27,9 @@ const TABLE_OPTIONS = {caption: true} satisfies OptionNames<TableOptions>;
  */
 export function showTable(rows: readonly TableRow[], options: TableOptions = {}): RichOutput | undefined {
   assertKnownOptions('showTable', options, TABLE_OPTIONS);
-  if (rows.length === 0) {
-    throw new TfjsLoraError('INVALID_ARGUMENT', 'showTable rows: expected at least one row, got none');
+  if (!Array.isArray(rows) || rows.length === 0) {
+    const got = Array.isArray(rows) ? 'none' : `${show(rows)}. Put a single row into a list.`;
+    throw new TfjsLoraError('INVALID_ARGUMENT', `showTable rows: expected at least one row, got ${got}`);
   }
   return display(table(rows, options.caption));
 }

@@ -14,6 +14,7 @@ test('a path that does not exist is answered by the one that is like it', () =>
     expect(meant('recipe.yml')).toBe(' Did you mean recipe.yaml?');
     expect(meant('elsewhere/Llama-3.2-1B-Instruct')).toBe('');
     expect(meant('models/mistral')).toBe('');
+    expect(meant('recipe.yaml')).toBe(''); // it exists
     expect(didYouMeanPath('')).toBe('');
     expect(didYouMeanPath('examples/quickstart/modle')).toBe(' Did you mean examples/quickstart/model?');
   }));

@@ -73,7 +73,7 @@ test('a message that cannot be answered throws an error, and is not in the histo
 
 test('a model without a chat template needs an encoder', async () => {
   const bare = Llama.fromConfig({...model.config});
-  expect((await errorOf(() => new ChatSession(bare))).message).toContain('template: llama3');
+  expect((await errorOf(() => new ChatSession(bare))).message).toContain('set model.tokenizer');
   bare.tokenizer = model.tokenizer;
   const session = new ChatSession(bare, {
     ...options,

@@ -278,6 +278,9 @@ describe('showTokens', () => {
 
   test('refuses what is no example', () => {
     expect(() => showTokens([1, 2] as never, tokenizer)).toThrow('inputIds: expected token ids');
+    expect(() => showTokens({examples: []} as never, tokenizer)).toThrow('dataset.examples[0]');
+    expect(() => showTable({a: 1} as never)).toThrow('got {"a":1}. Put a single row into a list.');
+    expect(() => showSamples({a: 'x'} as never)).toThrow('got "x". Write {answer: [text, …]}.');
   });
 });
 
