@@ -99,7 +99,7 @@ export const LORA_FIELDS = {
     kind: 'number',
     peftKey: 'lora_dropout',
     default: 0,
-    limits: ['0 ≤ p < 1', (p) => (p as number) >= 0 && (p as number) < 1],
+    limits: ['0 ≤ p < 1', (p) => typeof p === 'number' && p >= 0 && p < 1],
   },
   useRsLoRA: {kind: 'flag', peftKey: 'use_rslora', default: false},
   useDoRA: {kind: 'flag', peftKey: 'use_dora', default: false},

@@ -1,5 +1,6 @@
 import {TfjsLoraError} from './errors.ts';
 import {adviceFor} from './foreignOptions.ts';
+import {show} from './show.ts';
 
 /**
  * Every option that a call takes, each with its declaration or `true`. The type keeps the list complete:
@@ -30,7 +31,11 @@ export function assertKnownOptions(
     );
   }
   for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || Object.hasOwn(known, name)) continue;
+    if (value === undefined) continue;
+    if (Object.hasOwn(known, name)) {
+      assertUsual(call, name, value);
+      continue;
+    }
     const names = Object.keys(known);
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
@@ -41,6 +46,22 @@ export function assertKnownOptions(
 }
 
 const kindOf = (value: unknown): string => (Array.isArray(value) ? 'an array' : `a ${typeof value}`);
+
+/**
+ * Refuses values that no option of this name or kind has, although they would pass for true: the texts `true` and
+ * `false`, as a command line or the environment gives them, and a controller in place of its signal.
+ */
+function assertUsual(call: string, name: string, value: unknown): void {
+  const isBoolean = value === 'true' || value === 'false';
+  const isSignal = name !== 'signal' || typeof Object(value).aborted === 'boolean';
+  if (!isBoolean && isSignal) return;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    isBoolean
+      ? `${call} ${name}: expected true or false, got the text ${show(value)}. Write it without quotes.`
+      : `${call} signal: expected an AbortSignal, got ${show(value)}. Pass controller.signal.`,
+  );
+}
 
 /** Characters of an unknown option's name in a message. It is more than any real option needs. */
 const LONGEST_NAME = 60;

@@ -28,6 +28,12 @@ export function resolveConfig(
   family: PresetFamily = {...LLAMA, presets},
   hasOwnKeys = false,
 ): LlamaConfig {
+  if (typeof source !== 'string' && (typeof source !== 'object' || source === null)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `fromConfig: expected a preset's name or a config, got ${show(source)}. fromPretrained opens a folder.`,
+    );
+  }
   if (typeof source !== 'string') {
     return 'vocab_size' in source
       ? parseConfig(source, undefined, family)
@@ -38,7 +44,8 @@ export function resolveConfig(
   const name = family.architecture.replace('ForCausalLM', '');
   throw new TfjsLoraError(
     'INVALID_CONFIG',
-    `${name} preset "${source}": expected one of ${names.join(', ')}.${didYouMean(source, names)}`,
+    `${name} preset "${source}": expected one of ${names.join(', ')}.${didYouMean(source, names)} ` +
+      'fromPretrained opens a folder.',
   );
 }
 

@@ -14,7 +14,7 @@ import {adaptedLayers} from './adaptableLayers.ts';
 import {AdapterMerge, type MergeAdaptersOptions} from './adapterMerge.ts';
 import {adapterPlan} from './adapterPlan.ts';
 import {changesBase} from './initialization/changesBase.ts';
-import {type LoRAOptions, loraOptions} from './loraOptions.ts';
+import {assertLoRAKinds, type LoRAOptions, loraOptions} from './loraOptions.ts';
 import {placeAdapter} from './placeAdapter.ts';
 import {rememberTraining} from './rememberTraining.ts';
 import {replicateLayers} from './replicateLayers.ts';
@@ -139,6 +139,7 @@ export class AdapterSet {
   add(options: LoRAOptions, fill?: () => void, loadedFrom?: LoadedFrom): void {
     const {layerClass = LoRADense} = Object(options) as LoRAOptions;
     assertKnownOptions('applyLoRA', options, loraOptions(layerClass.adapterClass.fields));
+    assertLoRAKinds(options, layerClass.adapterClass.fields);
     const undo = replicateLayers(this.model, options, this.names);
     const layerReplication = this.model.replication && {layerReplication: [...this.model.replication]};
     try {

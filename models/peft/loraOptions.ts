@@ -9,6 +9,8 @@ import {
   loraArgs,
   loraSettings,
 } from '../../layers/loraFields.ts';
+import {TfjsLoraError} from '../../quant/errors.ts';
+import {show} from '../../quant/show.ts';
 import type {LayerRange} from '../replaceLayer.ts';
 import type {TargetModules} from './targetModules.ts';
 import type {TrainedBiases} from './trainedBiases.ts';
@@ -114,6 +116,27 @@ const SELECTION = {
 /** Returns every option of `applyLoRA`: those of an adapter with such settings, and those that select layers. */
 export function loraOptions(fields: LoRAFields = LORA_FIELDS): LoRAFields {
   return {...fields, ...SELECTION};
+}
+
+/** For kinds of options, what they expect and whether they accept a value. */
+const KINDS: Readonly<Record<string, [expected: string, accepts: (value: unknown) => boolean]>> = {
+  number: ['a number', (value) => typeof value === 'number'],
+  names: [
+    'names or a pattern',
+    (value) => typeof value === 'string' || value instanceof RegExp || isTexts(value),
+  ],
+  list: ['a list of names', (value) => isTexts(value)],
+};
+
+const isTexts = (value: unknown) => Array.isArray(value) && value.every((item) => typeof item === 'string');
+
+/** Refuses options of a wrong kind. @throws TfjsLoraError `INVALID_ARGUMENT` naming the option */
+export function assertLoRAKinds(options: object, fields: LoRAFields): void {
+  for (const [name, value] of Object.entries(options)) {
+    const [expected, accepts] = KINDS[loraOptions(fields)[name]?.kind] ?? [];
+    if (value == null || !accepts || accepts(value)) continue;
+    throw new TfjsLoraError('INVALID_ARGUMENT', `LoRA ${name}: expected ${expected}, got ${show(value)}`);
+  }
 }
 
 /** An option that a file in PEFT's format stores, with its key there. */

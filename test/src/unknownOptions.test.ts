@@ -469,6 +469,59 @@ test.each<[string, () => unknown, string]>([
     () => data.registerTemplate('t', {user: '{{content}}'} as never),
     'expected a slot with',
   ],
+  [
+    'a boolean as text',
+    () => model.fitDataset(examples, {shuffle: 'false'} as never),
+    'Write it without quotes.',
+  ],
+  [
+    'packing as text',
+    () => model.dataset([{text: 'x'}], {packing: 'false'} as never),
+    'Write it without quotes.',
+  ],
+  [
+    'a controller',
+    () => model.fitDataset(examples, {signal: new AbortController()} as never),
+    'controller.signal.',
+  ],
+  [
+    'a seed as text',
+    () => model.fitDataset(examples, {seed: '0'} as never),
+    'seed: expected a number, got "0"',
+  ],
+  [
+    'a number as text',
+    () => model.applyLoRA({adapterName: 'b', dropout: '0.1'} as never),
+    'dropout: expected a number',
+  ],
+  [
+    'a target that is true',
+    () => model.applyLoRA({adapterName: 'b', targetModules: true} as never),
+    'names or a pattern',
+  ],
+  [
+    'a module as text',
+    () => model.applyLoRA({adapterName: 'b', modulesToSave: 'norm'} as never),
+    'a list of names',
+  ],
+  ['a norm as text', () => model.compile({maxGradNorm: '1'} as never), 'a number above 0, got "1"'],
+  ['a share as text', () => src.splitValidation([1, 2], '0.5' as never), 'got "0.5"'],
+  [
+    'a share of the data',
+    () => model.fitDataset(examples, {validationData: 0.1} as never),
+    'splitValidation(examples, 0.1)',
+  ],
+  [
+    'undecayed weights as text',
+    () => new src.AdamW({excludeFromWeightDecay: 'norm'} as never),
+    'expected a list, got',
+  ],
+  [
+    'an output folder that is true',
+    () => model.fitDataset(examples, {outputDir: true} as never),
+    'expected a path or a',
+  ],
+  ['no config', () => src.Llama.fromConfig(...([] as unknown as [never])), 'fromPretrained opens a folder.'],
   ['a path', () => new src.Llama(MODEL as never), 'await Llama.fromPretrained(folder)'],
   [
     'nothing',

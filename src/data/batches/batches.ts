@@ -106,7 +106,7 @@ export function assertReadable(data: TrainingData<unknown>, what: string): void 
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
     `${what}: expected a list of examples, batches or records, an iterable, a function that returns one, or a ` +
-      `tf.data.Dataset, got ${show(data)}.${fileAdvice(data) || (data ? ' Put a single one into a list.' : '')}`,
+      `tf.data.Dataset, got ${show(data)}.${fileAdvice(data) || adviceForData(data)}`,
   );
 }
 
@@ -178,4 +178,9 @@ export function shuffled<T>(items: readonly T[], seed: string): T[] {
     [result[i], result[j]] = [result[j], result[i]];
   }
   return result;
+}
+
+function adviceForData(data: unknown): string {
+  if (typeof data === 'number') return ' Take a part out of examples with splitValidation(examples, 0.1).';
+  return data ? ' Put a single one into a list.' : '';
 }

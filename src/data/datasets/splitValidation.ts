@@ -1,4 +1,5 @@
 import {TfjsLoraError} from '../../../quant/errors.ts';
+import {show} from '../../../quant/show.ts';
 import {NumpyRandom} from './numpyRandom.ts';
 
 /** Smaller sizes count as 0. */
@@ -16,13 +17,14 @@ export function splitValidation<T>(
   valSize: number,
   seed: number | bigint = 42,
 ): {train: T[]; validation: T[]} {
-  if (valSize <= NONE && valSize >= 0) return {train: [...examples], validation: []};
+  const isNumber = typeof valSize === 'number';
+  if (isNumber && valSize <= NONE && valSize >= 0) return {train: [...examples], validation: []};
   const count = valSize >= 1 ? Math.trunc(valSize) : Math.ceil(valSize * examples.length);
-  if (!(valSize > 0 && count < examples.length)) {
+  if (!(isNumber && valSize > 0 && count < examples.length)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `valSize: expected a fraction below 1, or a count below ${examples.length}, the number of examples, ` +
-        `got ${valSize}`,
+        `got ${show(valSize)}`,
     );
   }
   const order = new NumpyRandom(seed).permutation(examples.length).map((i) => examples[i]);

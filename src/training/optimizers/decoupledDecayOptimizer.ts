@@ -68,6 +68,9 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
     this.excludeFromWeightDecay = settings.excludeFromWeightDecay ?? [];
     this.learningRateFactors = settings.learningRateFactors ?? [];
     this.loraPlusRatio = settings.loraPlusRatio ?? 1;
+    for (const key of ['excludeFromWeightDecay', 'learningRateFactors'] as const) {
+      this.assertSetting(key, Array.isArray(this[key]), 'a list', this[key]);
+    }
     for (const key of ['learningRate', 'weightDecay', 'loraPlusRatio'] as const) {
       this.assertSetting(key, isNumberFromZero(this[key]), 'a number from 0', this[key]);
     }

@@ -8,6 +8,7 @@ import type {RunFolder, StoredFile} from '../../../quant/folders/runFolder.ts';
 import {onDisk} from '../../../quant/safetensors/diskErrors.ts';
 import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
 import {removeTemporaries, syncFolder} from '../../../quant/safetensors/stagedFile.ts';
+import {show} from '../../../quant/show.ts';
 import {FolderLock} from './folderLock.ts';
 
 /** A folder on disk that keeps a training run. */
@@ -118,5 +119,11 @@ export class DiskRunFolder extends DiskFolder implements RunFolder {
 }
 
 /** Opens a run's output folder: a path on disk, or a folder of another kind. */
-export const openRunFolder = (outputDir: string | RunFolder): RunFolder =>
-  typeof outputDir === 'string' ? new DiskRunFolder(outputDir) : outputDir;
+export function openRunFolder(outputDir: string | RunFolder): RunFolder {
+  if (typeof outputDir === 'string') return new DiskRunFolder(outputDir);
+  if (typeof Object(outputDir).assertUsable === 'function') return outputDir;
+  throw new TfjsLoraError(
+    'INVALID_ARGUMENT',
+    `outputDir: expected a path or a folder such as StorageFolder, got ${show(outputDir)}`,
+  );
+}

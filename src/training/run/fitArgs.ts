@@ -220,6 +220,9 @@ export function resolveFitArgs(args: FitArgs, isReadOnce = false): FitPlan {
     reportTo: [args.reportTo ?? []].flat(),
     batchesPerStep: (args.gradientAccumulationSteps ?? 1) * ranks().size,
   } as FitPlan;
+  if (typeof plan.seed !== 'number' || Number.isNaN(plan.seed)) {
+    throw new TfjsLoraError('INVALID_ARGUMENT', `fitDataset seed: expected a number, got ${show(args.seed)}`);
+  }
   for (const [name, {kind}] of FIELDS) {
     const value = args[name];
     if (kind === 'count' && value !== undefined) assertCount(`fitDataset ${name}`, value as number);

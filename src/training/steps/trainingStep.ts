@@ -376,10 +376,10 @@ function assertSchedule(schedule: NonNullable<CompileArgs['schedule']>, optimize
 }
 
 function assertMaxGradNorm(maxGradNorm: number | undefined): void {
-  if (maxGradNorm === undefined || maxGradNorm > 0) return;
+  if (maxGradNorm === undefined || (typeof maxGradNorm === 'number' && maxGradNorm > 0)) return;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `compile maxGradNorm: expected a number above 0, got ${maxGradNorm}`,
+    `compile maxGradNorm: expected a number above 0, got ${show(maxGradNorm)}`,
   );
 }
 

@@ -250,7 +250,7 @@ describeEachBackend('an adapter class of one’s own', () => {
     );
     // @ts-expect-error: a number
     const withText = () => model.applyLoRA({...targets, layerClass: GainDense, firstGain: 'much'});
-    expect((await errorOf(withText)).message).toContain('LoRA firstGain for');
+    expect((await errorOf(withText)).message).toContain('LoRA firstGain: expected a number');
     const args = {units: 4, name: 'gain', alpha: 4};
     expect((await errorOf(() => new GainDense(args as never))).message).toContain(
       'GainDense alpha: expected some of',
