@@ -18,10 +18,10 @@ import {
 import {type ExampleKind, rowsPerExample} from '../data/batches/collate.ts';
 import {orderedByLength} from '../data/batches/lengthGrouped.ts';
 import {RecordDataset} from '../data/records/recordDataset.ts';
-import {RecordEncoder} from '../data/records/recordEncoder.ts';
+import {RecordEncoder, type RecordOptions} from '../data/records/recordEncoder.ts';
 import {isRecord, type RecordData, type TrainingRecord} from '../data/records/trainingRecord.ts';
 import {assertSameRun} from './callbacks/rankAgreement.ts';
-import {trainingFeatures} from './callbacks/trainingFeatures.ts';
+import {tokenizingProgress, trainingFeatures} from './callbacks/trainingFeatures.ts';
 import {assertSavable} from './checkpoints/checkpoints.ts';
 import {assertResumable, checkpointToResume, leaveLaterCheckpoints, resume} from './checkpoints/resume.ts';
 import {restoreTrainedWeights} from './checkpoints/trainedWeights.ts';
@@ -169,11 +169,17 @@ export class Trainer extends TrainingStep {
     }
     if (args.validationData !== undefined) this.assertEvaluable('fitDataset validationData');
     const plan = {...resolved, batchesPerStep: resolved.batchesPerStep * (rollouts?.windowsPerStep ?? 1)};
+    const onProgress = tokenizingProgress(plan);
     const validationData =
-      plan.validationData && (await this.examplesOf(plan.validationData, 'fitDataset validationData'));
+      plan.validationData &&
+      (await this.examplesOf(plan.validationData, 'fitDataset validationData', onProgress));
     const signal = ranks().agreed(plan.signal);
     const scorer = await this.scorerOf(plan);
-    return this.plan(await this.examplesOf(data, 'fitDataset'), {...plan, validationData, signal}, scorer);
+    return this.plan(
+      await this.examplesOf(data, 'fitDataset', onProgress),
+      {...plan, validationData, signal},
+      scorer,
+    );
   }
 
   private assertEvaluable(call: string): void {
@@ -507,11 +513,15 @@ export class Trainer extends TrainingStep {
   }
 
   /** Returns data whose lists hold no records any more; the items of streams are read as they arrive. */
-  private async examplesOf(data: RecordData, call: string): Promise<TrainingData> {
+  private async examplesOf(
+    data: RecordData,
+    call: string,
+    onProgress?: RecordOptions['onProgress'],
+  ): Promise<TrainingData> {
     if (data instanceof RecordDataset) return this.loss.rollouts ? promptsOf(data) : data.examples;
     if (!Array.isArray(data) || !data.some(isRecord)) return data as TrainingData;
     if (this.loss.rollouts) return data.map(this.reader(call));
-    return new RecordEncoder(call, this.model.tokenizer).encodeAll<Item>(data);
+    return new RecordEncoder(call, this.model.tokenizer, {onProgress}).encodeAll<Item>(data);
   }
 
   /** Returns a function that makes examples of a stream's records. */

@@ -35,6 +35,17 @@ export function printAboveProgress(stream: ProgressStream, line: string): void {
   drawn.get(stream)?.();
 }
 
+/** Records between lines that say how many have become token ids. */
+const RECORDS_PER_LINE = 10_000;
+
+/** Returns a function that reports how many records have become token ids, which a step waits for. */
+export function tokenizingLines(stream: ProgressStream): (progress: {done: number; total?: number}) => void {
+  return ({done, total}) => {
+    if (done > 0 && done % RECORDS_PER_LINE === 0)
+      printAboveProgress(stream, `tokenizing records ${done}${total === undefined ? '' : `/${total}`}`);
+  };
+}
+
 function redrawn(stream: NodeJS.WriteStream): TrainingCallback {
   const bar = new cliProgress.SingleBar(
     {

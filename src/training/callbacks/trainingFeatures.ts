@@ -4,14 +4,14 @@ import {isInNotebook} from '../notebook/notebookDisplay.ts';
 import {notebookProgress} from '../notebook/notebookProgress.ts';
 import {openRunFolder} from '../output/diskRunFolder.ts';
 import type {TrainingCallback} from '../run/callbacks.ts';
-import type {ProgressStream} from '../run/fitArgs.ts';
+import type {FitPlan, ProgressStream} from '../run/fitArgs.ts';
 import type {TrainingRun} from '../run/trainingRun.ts';
 import {csvLog} from './csvLog.ts';
 import {earlyStopping} from './earlyStopping.ts';
 import {finalFiles} from './finalFiles.ts';
 import {lossPlots} from './lossPlots.ts';
 import {nonFiniteSteps} from './nonFiniteSteps.ts';
-import {defaultProgressStream, progressBar} from './progressBar.ts';
+import {defaultProgressStream, progressBar, tokenizingLines} from './progressBar.ts';
 import {rankAgreement} from './rankAgreement.ts';
 import {tensorBoardLog} from './tensorBoard/tensorBoardLog.ts';
 import {trainerLogFile} from './trainerLogFile.ts';
@@ -51,6 +51,12 @@ export function trainingFeatures(run: TrainingRun): {before: TrainingCallback[];
     if (plan.plotLoss && isFirst) after.push(lossPlots(run, outputDir));
   }
   return {before, after};
+}
+
+/** Returns a function that shows how many records have become token ids; undefined if nothing is shown. */
+export function tokenizingProgress({verbose, progressStream}: Pick<FitPlan, 'verbose' | 'progressStream'>) {
+  const stream = progressStream ?? (isInNotebook() ? undefined : defaultProgressStream());
+  return verbose > 0 && ranks().isFirst && stream ? tokenizingLines(stream) : undefined;
 }
 
 /** Returns what shows progress, if anything can: below the cell of a notebook, or on standard error. */

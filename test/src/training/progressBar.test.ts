@@ -1,5 +1,5 @@
 import {progressBar} from '../../../src/index.ts';
-import {printAboveProgress} from '../../../src/training/callbacks/progressBar.ts';
+import {printAboveProgress, tokenizingLines} from '../../../src/training/callbacks/progressBar.ts';
 import {stepLog} from './stepLog.ts';
 
 test('writes occasional lines when nothing can be redrawn, and always the last', async () => {
@@ -94,4 +94,11 @@ test.each(['onTrainEnd', 'onTrainError'] as const)('draws a bar on a terminal un
   const drawn = text();
   await bar[end]?.(new Error('again') as never);
   expect(text()).toBe(drawn); // nothing is drawn any more
+});
+
+test('says every ten thousand records how many have become token ids', () => {
+  let shown = '';
+  const report = tokenizingLines({write: (text) => (shown += text)});
+  for (let done = 0; done <= 20_000; done += 50) report({done, total: 25_000});
+  expect(shown).toBe('tokenizing records 10000/25000\ntokenizing records 20000/25000\n');
 });
