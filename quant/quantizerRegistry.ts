@@ -43,10 +43,16 @@ export function getQuantizer(name: string): Quantizer {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
       `Quantizer [${name}]: expected one of ${quantizerNames().join(', ')}, got '${name}'. ` +
-        `Nearest: ${nearestNames(name, quantizerNames(), 1)}. Add others with registerQuantizer.`,
+        `Nearest: ${byBits(name) ?? nearestNames(name, quantizerNames(), 1)}. Add others with registerQuantizer.`,
     );
   }
   return quantizer;
+}
+
+/** Returns the usual format with the number of bits in a name, such as `8bit` or `q4`. */
+function byBits(name: string): string | undefined {
+  const [bits] = /[48]/.exec(String(name)) ?? [];
+  return bits && {4: 'nf4', 8: 'int8'}[bits];
 }
 
 /** A quantizer whose matrices model files can store. */

@@ -50,4 +50,6 @@ test('refuses taken, empty and unknown names', () => {
   expect(() => registerQuantizer({...nf4})).toThrow(`expected a new name, got 'nf4'`);
   expect(() => registerQuantizer({...nf4, name: ''})).toThrow(`got ''`);
   expect(() => getQuantizer('nf')).toThrow(/expected one of nf4, fp4, int8.*got 'nf'\. Nearest: nf4/);
+  expect(() => getQuantizer('int4')).toThrow('Nearest: nf4.');
+  expect(() => getQuantizer('8bit')).toThrow('Nearest: int8.');
 });

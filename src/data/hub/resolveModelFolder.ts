@@ -41,7 +41,7 @@ export async function resolveModelFolder(
     () => false,
   );
   if (isLocal) return pathOrHubId;
-  if (!HUB_ID.test(pathOrHubId)) {
+  if (!HUB_ID.test(pathOrHubId) || /^[^/]+\.gguf$/i.test(pathOrHubId)) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `model ${pathOrHubId}: expected a folder, a GGUF file or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}.${didYouMeanPath(pathOrHubId)}`,

@@ -3,9 +3,10 @@ import {basename, resolve} from 'node:path';
 import {createInterface, type Interface} from 'node:readline';
 import type {CausalLM} from '../../../models/causalLM.ts';
 import {counted} from '../../../quant/counted.ts';
-import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
+import {didYouMean, TfjsLoraError} from '../../../quant/errors.ts';
 import type {ChatSession} from '../chat/chatSession.ts';
 import {adapterNameOf} from '../recipes/openForChat.ts';
+import {isRecipeKey} from '../recipes/parseRecipe.ts';
 
 export interface ChatLoopOptions {
   input: NodeJS.ReadableStream;
@@ -71,8 +72,9 @@ export async function chatLoop(
     const [content, forgotten] = [message.trim(), session.forgottenTurns];
     message = '';
     try {
-      if (content.startsWith('/')) {
-        const reply = await runCommand(commands, content);
+      const isExit = isTerminal && /^(exit|quit)$/i.test(content); // as in other chats
+      if (content.startsWith('/') || isExit) {
+        const reply = await runCommand(commands, isExit ? '/exit' : content);
         if (reply === undefined) break;
         say(reply);
       } else if (content !== '') {
@@ -188,17 +190,25 @@ function help(commands: [string, ChatCommand][]): string {
   ].join('\n');
 }
 
+/** Names that commands have in other programs. */
+const ALIASES: ReadonlyMap<string, string> = new Map([
+  ['quit', 'exit'],
+  ['bye', 'exit'],
+  ['clear', 'reset'],
+  ['?', 'help'],
+]);
+
 function runCommand(
   commands: Map<string, ChatCommand>,
   line: string,
 ): string | undefined | Promise<string | undefined> {
   const [, name, argument] = /^\/(\S*)\s*(.*)$/s.exec(line) as unknown as [string, string, string];
-  const command = commands.get(name);
+  const command = commands.get(ALIASES.get(name) ?? name);
   if (command) return command.run(argument);
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',
-    `/${name}: expected a command, got an unknown one. Nearest: /${nearestNames(name, commands.keys(), 1)}. ` +
-      '/help shows all.',
+    `/${name}: expected a command, got an unknown one.${didYouMean(name, commands.keys())} /help shows all.` +
+      (isRecipeKey(name) ? ` Set ${name} when the chat starts: tfjs-lora chat <model> ${name}=<value>.` : ''),
   );
 }
 

@@ -143,6 +143,13 @@ export function parseCandidate(text: string, fallback?: Candidate['quantization'
         `none: and a label with =, got ${target === '' ? 'none' : 'an empty label'}. Example: base saves/lora nf4:saves/qlora`,
     );
   }
+  if (quantizingNames().includes(target)) {
+    throw new TfjsLoraError(
+      'INVALID_ARGUMENT',
+      `--compare ${text}: expected base or the folder of an adapter, got a format. Write ${target}:base, or ./${target} ` +
+        'for a folder of this name.',
+    );
+  }
   const isBase = target === 'base';
   const kind = isBase ? 'Before fine-tuning' : quantization === undefined ? 'LoRA' : 'QLoRA';
   const suffix = quantization === undefined ? '' : ` (${quantization})`;

@@ -114,8 +114,10 @@ function complaint(issue: z.core.$ZodIssue, key: string, value: unknown): string
 function adviceForValue(key: string, value: unknown): string {
   if (key === 'finetuning_type' && value === 'qlora')
     return '. Set finetuning_type=lora and quantization_bit=4.';
+  if (key === 'temperature' && value === 0) return '. Set do_sample=false to take the likeliest tokens.';
   const similar =
-    typeof value === 'string' && similarName(value, choicesOf(recipeSchema.shape[key as keyof RecipeKeys]));
+    typeof value === 'string' &&
+    similarName(value.toLowerCase(), choicesOf(recipeSchema.shape[key as keyof RecipeKeys]));
   return similar ? `. Did you mean ${similar}?` : '';
 }
 

@@ -50,8 +50,9 @@ test('has the commands system, reset, help and exit, and names the nearest for a
       '/reset',
       '/system none',
       '/hepl',
+      '/temperature 0.5',
       '/help',
-      '/exit',
+      '/quit',
       'never said',
     ],
     session,
@@ -63,7 +64,8 @@ test('has the commands system, reset, help and exit, and names the nearest for a
   expect(text).toContain(
     `${briefly}\n\nCleared the conversation.\nNo system message.\n/hepl: expected a command`,
   );
-  expect(text).toContain('Nearest: /help.');
+  expect(text).toContain('Did you mean help?');
+  expect(text).toContain('Set temperature when the chat starts: tfjs-lora chat <model> temperature=<value>.');
   expect(text).toMatch(/^\/adapter \[name \| folder \| none\] +show or choose the adapter/m);
 });
 

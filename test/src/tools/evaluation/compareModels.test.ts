@@ -91,7 +91,7 @@ test('a recipe that quantizes does so unless a candidate overrides it', () => {
   expect(parseCandidate('none:base', 'nf4')).toEqual({label: 'Before fine-tuning'});
 });
 
-test.each(['', 'nf4:', '=saves/x', 'label='])('refuses "%s"', (text) => {
+test.each(['', 'nf4:', '=saves/x', 'label=', 'nf4', 'label=int8'])('refuses "%s"', (text) => {
   expect(() => parseCandidate(text)).toThrow('expected base or the folder of an adapter');
 });
 

@@ -317,6 +317,11 @@ describe('faults', () => {
     expect(fault(`${TRAIN}lr_scheduler_type: cosin`).message).toMatch(/got "cosin"\. Did you mean cosine\?$/);
   });
 
+  test('values in other spellings', () => {
+    expect(fault(MODEL, 'export_gguf_type=Q4_K_M').message).toContain('Did you mean q4_k_m?');
+    expect(fault(MODEL, 'temperature=0').message).toContain('Set do_sample=false');
+  });
+
   test("a name of PEFT's, TRL's or Keras's names ours", () => {
     expect(fault(`${MODEL}epochs: 3`).message).toContain('Did you mean num_train_epochs?');
     expect(fault(`${MODEL}finetuning_type: qlora`).message).toContain(
