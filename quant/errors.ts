@@ -106,8 +106,8 @@ export function nearestNames(name: unknown, known: Iterable<string>, count = 3):
 }
 
 /**
- * Returns the name in `known` that was probably meant by `name`: less than half of it differs, it has the same letters in
- * another order, or one of the two begins with the other. Undefined without one.
+ * Returns the name in `known` that was probably meant by `name`: less than half of it differs, it has the same letters
+ * in another order, or one of the two begins with the other. Undefined without one.
  */
 export function similarName(name: string, known: Iterable<string>): string | undefined {
   const [nearest] = nearestNames(name, known, 1);

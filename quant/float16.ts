@@ -12,8 +12,8 @@ export type StorageDtype = 'float32' | 'bfloat16' | 'float16';
 export type HalfDtype = Exclude<StorageDtype, 'float32'>;
 
 /**
- * float32 → bfloat16 bits, rounded to nearest even. Overflow rounds to infinity; a NaN stays a NaN with its sign
- * and the payload bits that fit, so bfloat16 → float32 → bfloat16 gives back every one of the 65,536 patterns.
+ * Converts float32 to bfloat16 bits, rounded to nearest even. Overflow rounds to infinity; a NaN stays a NaN with its
+ * sign and the payload bits that fit, so bfloat16 → float32 → bfloat16 gives back every one of the 65,536 patterns.
  *
  * @param out receives the bits, same length as `values`; a new array by default
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `out` has another length
@@ -39,7 +39,7 @@ export function float32ToBfloat16(
 }
 
 /**
- * bfloat16 bits → float32, exact.
+ * Converts bfloat16 bits to float32 exactly.
  *
  * @param out receives the values, same length as `bits`; a new array by default
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `out` has another length
@@ -55,7 +55,7 @@ export function bfloat16ToFloat32(
 }
 
 /**
- * float32 → float16 (IEEE 754 binary16) bits, rounded to nearest even, subnormals included. 65,520 and above
+ * Converts float32 to float16 (IEEE 754 binary16) bits, rounded to nearest even, subnormals included. 65,520 and above
  * become infinity; a NaN stays a NaN with its sign and the payload bits that fit, so float16 → float32 → float16
  * gives back every one of the 65,536 patterns.
  *
@@ -101,7 +101,7 @@ function subnormalHalf(magnitude: number): number {
 }
 
 /**
- * float16 bits → float32, exact, from a table of all 65,536 values.
+ * Converts float16 bits to float32 exactly, by a table of all 65,536 values.
  *
  * @param out receives the values, same length as `bits`; a new array by default
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `out` has another length
@@ -171,7 +171,7 @@ export function wordsPerRow(cols: number): number {
 }
 
 /**
- * 16-bit values `[rows, cols]` → packed rows, int32 `[rows, ceil(cols / 2)]` (layout: {@link StorageDtype}).
+ * Packs 16-bit values `[rows, cols]` into int32 rows `[rows, ceil(cols / 2)]` (layout: {@link StorageDtype}).
  * When `cols` is even and `values` starts on a 4-byte boundary, the result is a view of the same memory, not a copy.
  *
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `values` does not hold `rows · cols` values
@@ -191,7 +191,7 @@ export function packRows(values: Uint16Array, rows: number, cols: number): Int32
 }
 
 /**
- * Packed rows → their 16-bit values `[rows, cols]`: the inverse of {@link packRows}, for saving a weight
+ * Unpacks rows to their 16-bit values `[rows, cols]`: the inverse of {@link packRows}, for saving a weight
  * bit-exactly. With even `cols` the result is a view of the same memory, not a copy.
  *
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `packed` is not `[rows, ceil(cols / 2)]`
@@ -209,7 +209,7 @@ export function unpackRowBits(packed: Int32Array, rows: number, cols: number): U
 }
 
 /**
- * float32 `[rows, cols]` → packed rows of `dtype`, rounded to nearest even, without an intermediate matrix of 16-bit
+ * Packs float32 `[rows, cols]` into rows of `dtype`, rounded to nearest even, without a matrix of 16-bit
  * values.
  *
  * @throws TfjsLoraError `SHAPE_MISMATCH` when `values` does not hold `rows · cols` values
@@ -237,7 +237,7 @@ export function packFloat32Rows(
 }
 
 /**
- * Packed rows → float32 `[rowEnd - rowBegin, cols]`, exact.
+ * Converts packed rows to float32 `[rowEnd - rowBegin, cols]` exactly.
  *
  * @param packed int32 `[rows, ceil(cols / 2)]`
  * @param rowBegin first row, default 0

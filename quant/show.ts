@@ -11,8 +11,9 @@ const MAX_BIGINT = 2n ** 256n;
 const UNSAFE = /[\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g;
 
 /**
- * Writes a value for a message: as JSON where JSON has a form for it, cut after 150 characters and 8 levels; a tensor by its dtype and shape. Takes any
- * value, even one that contains itself, has no primitive form or throws when it is read, and never throws.
+ * Writes a value for a message: as JSON where JSON has a form for it, cut after 150 characters and 8 levels; a tensor
+ * by its dtype and shape. Takes any value, even one that contains itself, has no primitive form or throws when it is
+ * read, and never throws.
  */
 export function show(value: unknown): string {
   const pieces: string[] = [];

@@ -58,7 +58,7 @@ const TABLE_SIZE = 65536;
 export const SMALLEST_SCALE = Math.fround(1e-38);
 
 /**
- * Values → 8-bit codes into `map`, block by block, after dividing each value by its block's largest magnitude.
+ * Quantizes values to 8-bit codes of `map`, block by block, after dividing each by its block's largest magnitude.
  * Bit-exact with bitsandbytes' `quantize_blockwise` on CPU, with either {@link CodeSearch8Bit}. A block of zeros has
  * scale 0; its codes are all 0 with `table`, and the code of the value 0 with `nearest`. Both dequantize to zeros.
  *
@@ -133,7 +133,7 @@ const encodeNearest: EncodeBlock = (source, largest, isWhole, {midpoints}, codes
 };
 
 /**
- * Codes → `map[code] · absmax`, float32, bit-exact with bitsandbytes' `dequantize_blockwise`.
+ * Dequantizes codes to `map[code] · absmax`, float32, bit for bit as bitsandbytes' `dequantize_blockwise` does.
  *
  * @param out receives the values; a new array by default
  * @throws TfjsLoraError `INVALID_ARGUMENT`, `SHAPE_MISMATCH` as {@link quantizeBlockwise}

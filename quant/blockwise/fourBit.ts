@@ -77,12 +77,20 @@ export function quantizeFP4(
   return quantizeFourBit('fp4', values, shape, options);
 }
 
-/** An NF4 matrix → float32 `[rows, cols]`, bit-exact with bitsandbytes. @throws TfjsLoraError for another format */
+/**
+ * Dequantizes an NF4 matrix to float32 `[rows, cols]`, bit for bit as bitsandbytes does.
+ *
+ * @throws TfjsLoraError for another format
+ */
 export function dequantizeNF4(tensor: FourBitTensor, out?: Float32Array): Float32Array {
   return assertType(tensor, 'nf4').dequantize(out);
 }
 
-/** An FP4 matrix → float32 `[rows, cols]`, bit-exact with bitsandbytes. @throws TfjsLoraError for another format */
+/**
+ * Dequantizes an FP4 matrix to float32 `[rows, cols]`, bit for bit as bitsandbytes does.
+ *
+ * @throws TfjsLoraError for another format
+ */
 export function dequantizeFP4(tensor: FourBitTensor, out?: Float32Array): Float32Array {
   return assertType(tensor, 'fp4').dequantize(out);
 }
