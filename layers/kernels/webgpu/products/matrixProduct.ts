@@ -58,7 +58,7 @@ export const TILINGS: readonly Tiling[] = [
   {...TILING, rows: 64, cols: 64, shareRows: 32, shareCols: 32},
 ];
 
-/** Added to the product before it is stored: `low · factor`, or `low · factorᵀ` if the factor is transposed. */
+/** Added to the product, rounded to float16: `low · factor`, or `low · factorᵀ` if the factor is transposed. */
 export interface LowRankUpdate {
   /** `[m, rank]` float32; `rank` a multiple of 4, at most 16. */
   low: tf.TensorInfo;
@@ -207,9 +207,9 @@ const N = ${n}u;
 const PART = ${part}u;
 ${weight.octet()}
 ${halvesOf(weight)}
-${storage.kind === 'halves' ? HALVES : ''}
+${storage.kind === 'halves' || path.rank > 0 ? HALVES : ''}
 // Both tiles, rows of float16; in the end the subgroups' results, matrices of float32.
-var<workgroup> tiles: array<vec4u, ${Math.max(size, 2 * threads * countI)}>;`,
+var<workgroup> tiles: array<vec4u, ${Math.max(size, STAGE * countI * (threads / 32))}>;`,
       body: `
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
@@ -222,7 +222,8 @@ var<workgroup> tiles: array<vec4u, ${Math.max(size, 2 * threads * countI)}>;`,
   ${times(countI, (i) => times(countJ, (j) => `var c${i}${j} = Sum();`))}
   ${splits === 1 ? 'var k0 = 0u; const end = K;' : 'var k0 = group.z * PART; let end = min(k0 + PART, K);'}
   ${code}
-  ${written(splits, n, path, storage, tiling)}`,
+  ${path.rank > 0 ? lowRankStep(path, storage.hasScales, tiling) : ''}
+  ${written(splits, n, storage, tiling)}`,
     };
   },
 );
@@ -304,40 +305,79 @@ function multiplied(
 }
 
 /**
+ * WGSL that adds the low-rank path as one more step of k, which is filled up with zeros. Its rows are divided by their
+ * scales, as those of the product are. Added to the results one by one, it took a tenth of a product with k of 2048.
+ */
+function lowRankStep({rank, isTransposed}: Path, hasScales: boolean, tiling: Tiling): string {
+  const quads = rank / 4;
+  const threads = threadsOf(tiling);
+  const perRow = tiling.cols / 8;
+  const [strideA, strideB] = [halfStride(16), halfStride(tiling.cols)];
+  const sizeA = tiling.rows * strideA;
+  const [countI, countJ] = countsOf(tiling);
+  const quad = (q: number) =>
+    q < quads ? `halved(clamp(low[row * ${quads}u + ${q}u] * unit, -limit, limit))` : 'vec2u(0u)';
+  const four = (from: number) =>
+    isTransposed
+      ? `vec4f(${[0, 1, 2, 3].map((e) => `factor[(col + ${from + e}u) * ${quads}u + r / 4u][r % 4u]`).join(', ')})`
+      : `factor[(r * N + col) / 4u + ${from / 4}u]`;
+  return `{
+  let limit = vec4f(65504.0);
+  if (local < ${tiling.rows}u) {
+    let row = min(row0 + local, u.m - 1u);
+    let unit = ${hasScales ? '1.0 / scales[row]' : '1.0'};
+    tiles[local * ${strideA}u] = vec4u(${quad(0)}, ${quad(1)});
+    tiles[local * ${strideA}u + 1u] = vec4u(${quad(2)}, ${quad(3)});
+  }
+  ${times(
+    (16 * perRow) / threads,
+    (i) => `{
+    let r = (local + ${i * threads}u) / ${perRow}u;
+    let c = (local + ${i * threads}u) % ${perRow}u;
+    let col = min(col0 + c * 8u, N - 8u);
+    var words = vec4u(0u);
+    if (r < ${rank}u) { words = vec4u(halved(${four(0)}), halved(${four(4)})); }
+    tiles[${sizeA}u + r * ${strideB}u + c] = words;
+  }`,
+  )}
+  workgroupBarrier();
+  ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tiles, shareRow * ${strideA}u + ${16 * i * strideA}u, ${strideA}u);`)}
+  ${times(
+    countJ,
+    (j) => `{
+    let b = subgroupMatrixLoad<Right, row_major>(&tiles, shareCol / 8u + ${sizeA + 2 * j}u, ${strideB}u);
+    ${times(countI, (i) => `c${i}${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}${j});`)}
+  }`,
+  )}
+  workgroupBarrier();
+}`;
+}
+
+/** Vectors between the rows of a matrix of float32 on its way to the result, and of the whole matrix. */
+const STAGE_STRIDE = 5;
+const STAGE = 16 * STAGE_STRIDE;
+
+/**
  * WGSL that writes the matrices to `y` through workgroup memory; four lanes share a row. Rows past the end are skipped.
  */
-function written(
-  splits: number,
-  cols: number,
-  {rank, isTransposed}: Path,
-  {hasScales, ...format}: Storage,
-  tiling: Tiling,
-): string {
+function written(splits: number, cols: number, {hasScales, ...format}: Storage, tiling: Tiling): string {
   const [countI, countJ] = countsOf(tiling);
   const {kind} = format;
-  const quads = rank / 4;
   const scale = hasScales && kind !== 'halves' ? 'scales[row] * ' : '';
-  const unit = hasScales && kind === 'halves' ? ' / scales[row]' : '';
-  const added = (q: number) =>
-    isTransposed
-      ? `v += vec4f(${[0, 1, 2, 3].map((e) => `dot(l, f${quads * e + q})`).join(', ')});`
-      : `v += l.x * f${4 * q} + l.y * f${4 * q + 1} + l.z * f${4 * q + 2} + l.w * f${4 * q + 3};`;
   const half = (i: number, h: number) => `{
     let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
     if (row < u.m && col < N) {
-      var v = ${scale}bitcast<vec4f>(tiles[stage + ${64 * i + 32 * h}u + lane]);
-      ${times(quads, (q) => `{ let l = low[row * ${quads}u + ${q}u]${unit}; ${added(q)} }`)}
+      let v = ${scale}bitcast<vec4f>(tiles[stage + ${STAGE * i + 8 * h * STAGE_STRIDE}u + lane / 4u * ${STAGE_STRIDE}u + lane % 4u]);
       ${storeQuad(format, splits === 1 ? 'row' : 'group.z * u.m + row', 'col / 4u', cols / 4, 'v')}
     }
   }`;
   return `
-  let stage = subgroup * ${64 * countI}u;
+  let stage = subgroup * ${STAGE * countI}u;
   ${times(
     countJ,
     (j) => `{
   let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
-  ${times(rank, (r) => `let f${r} = factor[${isTransposed ? `min(col, N - 4u) * ${quads}u + ${r}u` : `(${r}u * N + min(col, N - 4u)) / 4u`}];`)}
-  ${times(countI, (i) => `subgroupMatrixStore<row_major>(&tiles, stage + ${64 * i}u, c${i}${j}, 4u);`)}
+  ${times(countI, (i) => `subgroupMatrixStore<row_major>(&tiles, stage + ${STAGE * i}u, c${i}${j}, ${STAGE_STRIDE}u);`)}
   workgroupBarrier();
   ${times(countI, (i) => `${half(i, 0)}\n${half(i, 1)}`)}
   workgroupBarrier();
