@@ -174,6 +174,9 @@ var<workgroup> tileLow: array<vec4u, ${DEPTH * strideLow}>;`,
   };
 });
 
+/** Number of reads in flight. */
+const AHEAD = 12;
+
 const sumOfGradients = shader((cols: number, rank: number, isTransposed: boolean, isAdded: boolean) => ({
   name: 'SumFactorGradients',
   outputs: {gradient: 'f32'},
@@ -186,8 +189,9 @@ const sumOfGradients = shader((cols: number, rank: number, isTransposed: boolean
   if (i >= ${rank * cols}u) { return; }
   var sum = 0.0;
   var s = 0u;
-  for (; s + 4u <= u.splits; s += 4u) { // four reads in flight
-    sum += ${[0, 1, 2, 3].map((e) => `units[s + ${e}u] * partial[(s + ${e}u) * STRIDE + i]`).join(' + ')};
+  for (; s + ${AHEAD}u <= u.splits; s += ${AHEAD}u) {
+    ${times(AHEAD, (e) => `let next${e} = partial[(s + ${e}u) * STRIDE + i];`)}
+    ${times(AHEAD, (e) => `sum += units[s + ${e}u] * next${e};`)}
   }
   for (; s < u.splits; s++) { sum += units[s] * partial[s * STRIDE + i]; }
   gradient[${isTransposed ? `(i % ${cols}u) * ${rank}u + i / ${cols}u` : 'i'}] ${isAdded ? '+=' : '='} sum;`,
