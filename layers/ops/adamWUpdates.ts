@@ -4,8 +4,8 @@ import {dispatch, hasKernel} from './dispatch.ts';
 import {op} from './op.ts';
 
 /**
- * Takes value, gradient, mean and variance of each variable in turn, and returns the next value, mean and variance of
- * each.
+ * Takes value, gradient, mean and variance of each variable in turn and, where there is one, the factor on gradients;
+ * returns the next value, mean and variance of each.
  */
 export const adamWUpdatesOp = op<tf.TensorInfo[], AdamWSettings, tf.Tensor[]>('AdamWUpdates');
 
@@ -23,13 +23,16 @@ export const adamWUpdatesAtOnce = (): number => (hasKernel(adamWUpdatesOp) ? 256
 /**
  * Runs {@link adamWUpdate} for several variables with the same settings. A kernel takes as many as it can in one pass.
  *
+ * @param factor see `gradientFactor`. Default: 1, on all backends
  * @returns the next value, mean and variance of each
  */
 export function adamWUpdates(
   updates: AdamWTensors[],
   settings: AdamWSettings,
+  factor?: tf.Scalar,
 ): [value: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor][] {
   const inputs = updates.flatMap(({value, gradient, mean, variance}) => [value, gradient, mean, variance]);
+  if (factor) inputs.push(factor);
   const outputs = dispatch(adamWUpdatesOp, inputs, settings, () =>
     updates.flatMap(({value, gradient, mean, variance}): tf.Tensor[] =>
       adamWUpdate(value, gradient, mean, variance, settings),

@@ -16,7 +16,7 @@ export interface LionSettings {
 
 /** Returns the next value and momentum. */
 export const lionUpdateOp = op<
-  Tensors<'value' | 'gradient' | 'momentum'>,
+  Tensors<'value' | 'gradient' | 'momentum'> & {factor?: tf.TensorInfo},
   LionSettings,
   [value: tf.Tensor, momentum: tf.Tensor]
 >('LionUpdate');
@@ -28,6 +28,7 @@ export const lionUpdateOp = op<
  * @param value the weight, float32; all three tensors have one shape
  * @param gradient its gradient
  * @param momentum running mean of the gradient, m
+ * @param factor see `gradientFactor`. Default: 1, on all backends
  * @returns the next value and momentum
  */
 export function lionUpdate(
@@ -35,9 +36,10 @@ export function lionUpdate(
   gradient: tf.Tensor,
   momentum: tf.Tensor,
   settings: LionSettings,
+  factor?: tf.Scalar,
 ): [value: tf.Tensor, momentum: tf.Tensor] {
   const {learningRate, beta1, beta2, weightDecay} = settings;
-  return dispatch(lionUpdateOp, {value, gradient, momentum}, settings, () => {
+  return dispatch(lionUpdateOp, {value, gradient, momentum, ...(factor && {factor})}, settings, () => {
     const direction = momentum
       .mul(beta1)
       .add(gradient.mul(1 - beta1))

@@ -14,6 +14,7 @@ import {adamWUpdate} from './optimizers/adamWUpdate.ts';
 import {adamWUpdates} from './optimizers/adamWUpdates.ts';
 import {fromBlockwise8bit, toBlockwise8bit} from './optimizers/blockwise8bit.ts';
 import {globalNorm} from './optimizers/globalNorm.ts';
+import {gradientFactor} from './optimizers/gradientFactor.ts';
 import {lionUpdate} from './optimizers/lionUpdate.ts';
 import {packFlat} from './optimizers/packFlat.ts';
 import {unpackFlat} from './optimizers/unpackFlat.ts';
@@ -40,6 +41,7 @@ const KERNELS: tf.KernelConfig[] = [
   embedding,
   fromBlockwise8bit,
   globalNorm,
+  gradientFactor,
   greedyChoice,
   lionUpdate,
   loraLinear,

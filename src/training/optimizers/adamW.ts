@@ -74,6 +74,10 @@ export class AdamW extends DecoupledDecayOptimizer {
     return isOverridden ? 1 : Math.max(adamWUpdatesAtOnce(), optimizerUpdatesAtOnce());
   }
 
+  protected override get takesFactor(): boolean {
+    return this.update === AdamW.prototype.update; // not in a subclass
+  }
+
   protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {
     const {name, value} = updates[0];
     const settings = this.settingsOf(name, value, step);
@@ -82,7 +86,7 @@ export class AdamW extends DecoupledDecayOptimizer {
     const tensors = updates.map(({value, gradient, state: [mean, variance]}) => {
       return {value, gradient, mean, variance};
     });
-    return adamWUpdates(tensors, {...settings, overwrite: true});
+    return adamWUpdates(tensors, {...settings, overwrite: true}, this.factor);
   }
 
   /** Returns the settings of one variable's update at this step. */

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
+import {takesGradientFactor} from '../../../layers/ops/gradientFactor.ts';
 import {optimizerUpdatesAtOnce} from '../../../layers/ops/optimizerUpdates.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {assertKnownArgs, type OptionNames} from '../../../quant/knownOptions.ts';
@@ -87,8 +88,15 @@ export abstract class DecoupledDecayOptimizer extends NamedStateOptimizer {
     }
   }
 
-  protected override get preparesSteps(): boolean {
-    return !this.isPaged && Math.min(this.updatesAtOnce, optimizerUpdatesAtOnce()) > 1;
+  override get preparesSteps(): 'aside' | 'inPlace' | undefined {
+    if (this.isPaged) return undefined;
+    if (this.takesFactor && takesGradientFactor()) return 'inPlace';
+    return Math.min(this.updatesAtOnce, optimizerUpdatesAtOnce()) > 1 ? 'aside' : undefined;
+  }
+
+  /** Whether {@link updateAlike} passes the factor on gradients to kernels that overwrite values and state. */
+  protected get takesFactor(): boolean {
+    return false;
   }
 
   /** Runs {@link updateMany} for variables with the same rates and kind of state. */

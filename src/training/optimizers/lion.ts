@@ -53,9 +53,18 @@ export class Lion extends DecoupledDecayOptimizer {
     return isOverridden ? 1 : optimizerUpdatesAtOnce();
   }
 
+  protected override get takesFactor(): boolean {
+    return this.update === Lion.prototype.update; // not in a subclass
+  }
+
   protected override updateAlike(updates: VariableUpdate[], _step: number): [tf.Tensor, ...tf.Tensor[]][] {
     const {name, value} = updates[0];
-    return optimizerUpdates(updates, {rule: 'Lion', settings: this.settingsOf(name, value)}, this.clipping);
+    const settings = this.settingsOf(name, value);
+    const {clipping, factor} = this;
+    if (!factor) return optimizerUpdates(updates, {rule: 'Lion', settings}, clipping);
+    return updates.map(({value, gradient, state: [momentum]}) =>
+      lionUpdate(value, gradient, momentum, {...settings, overwrite: true}, factor),
+    );
   }
 
   /** Returns the settings of one variable's update. */

@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
+import {gradientFactor} from '../../../layers/ops/gradientFactor.ts';
 import type {GradientClipping} from '../../../layers/ops/optimizerUpdates.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import {ResidentStates} from './residentStates.ts';
+import {assignTo, ResidentStates} from './residentStates.ts';
 import {
   bytesOfSlots,
   type StateSlot,
@@ -24,12 +25,29 @@ interface Update {
   state: VariableState;
 }
 
-/** A step that is computed but not yet applied. */
+/** Numbers of a step that are on the device and that the host has not read. */
+export interface UnreadNumbers {
+  /** Global norm of the gradients. */
+  norm: tf.Scalar;
+  /** All numbers that must be finite for the step to count, float32 `[n]`, the norm first. */
+  numbers: tf.Tensor1D;
+}
+
+/**
+ * A step that is queued before the host has read its numbers. Its results are beside variables and state until
+ * {@link apply}, or the device has written them over these already, provided that all numbers are finite.
+ */
 export interface PreparedStep {
-  /** Applies it to variables and state. */
+  /** Makes the step count, once the host has read that all numbers are finite. */
   apply(): void;
-  /** Frees what was computed unless it was applied; then the optimizer may step again. */
+  /** Frees what was computed; then the optimizer may step again. Without {@link apply}, the step was skipped. */
   end(): void;
+  /**
+   * Ends the step after an error, when the host does not know its numbers. If the device has written the results
+   * already, the step counts, so that the number of steps fits the weights. Never rejects: a device that cannot tell
+   * is lost, with weights and state.
+   */
+  abandon(): Promise<void>;
 }
 
 /** Arguments of {@link NamedStateOptimizer.update} for one variable. */
@@ -53,8 +71,10 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   protected abstract readonly slots: readonly string[];
   private readonly state = new Map<string, VariableState>();
   private isStepping = false;
-  /** Clipping of the step that is being prepared, which {@link updateMany} applies. */
+  /** Clipping of the step that is being prepared, which {@link updateMany} applies; see {@link preparesSteps}. */
   protected clipping?: GradientClipping;
+  /** Factor on the gradients of the step that is being prepared; see {@link preparesSteps}. */
+  protected factor?: tf.Scalar;
 
   /**
    * Restores the language's own check: `tf.Optimizer` accepts every optimizer as an instance of each of its subclasses.
@@ -98,9 +118,12 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     return updates.map(({name, value, gradient, state}) => this.update(name, value, gradient, state, step));
   }
 
-  /** Whether {@link prepareStep} computes steps; they must then overwrite nothing and apply {@link clipping}. */
-  protected get preparesSteps(): boolean {
-    return false;
+  /**
+   * How {@link prepareStep} computes steps, if it does. With `aside`, {@link updateMany} overwrites nothing and applies
+   * {@link clipping}. With `inPlace`, it may overwrite values and state, but passes {@link factor} to all its kernels.
+   */
+  get preparesSteps(): 'aside' | 'inPlace' | undefined {
+    return undefined;
   }
 
   /** Whether state is in host memory and on the device only during its own update. */
@@ -136,59 +159,82 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
   }
 
   /**
-   * Computes a step before it is known whether its gradients are finite, so that a card need not wait for the answer.
+   * Queues a step before it is known whether its gradients are finite, so that a card need not wait for the answer.
    * No other step may begin before this one ends.
    *
    * @param gradients by the variables' names, not clipped
-   * @param clipping norm and limit, from which the device computes the factor. Default: no clipping
-   * @returns undefined when the optimizer is paged or does not update many variables at once, or when the backend has
-   *   no kernel for that. The caller then clips the gradients and calls {@link applyGradientsAsync}.
+   * @param maxNorm maximum global norm, to which the device clips. Default: no clipping
+   * @returns undefined when the optimizer is paged or its kernels on this backend cannot wait for the numbers. The
+   *   caller then clips the gradients and calls {@link applyGradientsAsync}.
    * @throws TfjsLoraError as {@link applyGradients}
    */
-  prepareStep(gradients: tf.NamedTensorMap, clipping?: GradientClipping): PreparedStep | undefined {
+  prepareStep(
+    gradients: tf.NamedTensorMap,
+    unread: UnreadNumbers,
+    maxNorm?: number,
+  ): PreparedStep | undefined {
     if (!this.preparesSteps) return undefined;
     this.assertIdle();
     const updates = this.plan(gradients);
     const step = this.iterations + 1;
-    this.clipping = clipping;
     let results: tf.Tensor[][] = [];
+    const factor = this.begin(unread, maxNorm);
     try {
       for (const group of this.groupsOf(updates)) {
         const given = group.map(inputsOf);
         results.push(...this.tidied(() => this.updateMany(given, step)));
       }
     } catch (error) {
-      tf.dispose(results);
+      tf.dispose([results, factor] as tf.TensorContainer);
       throw error;
     } finally {
-      this.clipping = undefined;
+      this.clipping = this.factor = undefined;
     }
     this.isStepping = true;
-    return {
-      apply: () => {
-        this.takeOver(updates, results);
-        results = [];
-        this.incrementIterations();
-      },
-      end: () => {
-        tf.dispose(results);
-        this.isStepping = false;
-      },
+    const apply = () => {
+      this.takeOver(updates, results);
+      results = [];
+      this.incrementIterations();
     };
+    const end = () => {
+      tf.dispose([results, factor] as tf.TensorContainer);
+      this.isStepping = false;
+    };
+    const abandon = async () => {
+      const value = await factor?.data().catch(() => undefined);
+      if (value && value[0] >= 0) apply();
+      end();
+    };
+    return {apply, end, abandon};
+  }
+
+  /** Sets what {@link updateMany} reads of the step's numbers on the device; the caller resets it. */
+  private begin({norm, numbers}: UnreadNumbers, maxNorm?: number): tf.Scalar | undefined {
+    if (this.preparesSteps === 'inPlace') this.factor = gradientFactor(numbers, maxNorm);
+    else if (maxNorm !== undefined) this.clipping = {norm, maxNorm};
+    return this.factor;
   }
 
   /**
    * Computes a first step and discards it, for `compileShaders`. Call it only when nothing is really computed, since an
    * update may overwrite its inputs.
+   *
+   * @param isPrepared whether {@link prepareStep} will compute the steps. Default false
+   * @param maxNorm maximum global norm that it will get. Default: no clipping
    */
-  rehearse(gradients: tf.NamedTensorMap): void {
+  rehearse(gradients: tf.NamedTensorMap, isPrepared = false, maxNorm?: number): void {
     tf.tidy(() => {
       const updates = Object.entries(gradients).map(([name, gradient]) => {
         const value = variableNamed(name);
         const state = this.slotsOf(value.shape, name).map(({shape, dtype}) => tf.zeros(shape, dtype));
         return {name, value, gradient, state};
       });
-      for (const group of this.groupsOf(updates)) this.compute(group, 1);
+      if (isPrepared) this.begin({norm: tf.scalar(0), numbers: tf.zeros([2])}, maxNorm);
+      try {
+        for (const group of this.groupsOf(updates)) this.compute(group, 1);
+      } finally {
+        this.clipping = this.factor = undefined;
+      }
     });
   }
 
@@ -261,14 +307,14 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
 
   private takeOver(updates: Update[], results: tf.Tensor[][]): void {
     for (const [i, [value, ...next]] of results.entries()) {
-      updates[i].variable.assign(value as tf.Tensor<tf.Rank>);
+      assignTo(updates[i].variable, value);
       value.dispose();
       updates[i].state.replace(next);
     }
   }
 
   private compute(updates: VariableUpdate[], step: number): tf.Tensor[][] {
-    if (updates.length > 1) return this.updateMany(updates, step);
+    if (updates.length > 1 || this.factor) return this.updateMany(updates, step);
     const [{name, value, gradient, state}] = updates;
     return [this.update(name, value, gradient, state, step)];
   }

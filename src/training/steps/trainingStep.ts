@@ -85,9 +85,9 @@ const STEPS_PER_SEED = 1_000_003;
 /**
  * One optimizer step: gradients of a window → {@link onGradients} → clipping → update.
  *
- * If the optimizer can prepare a step and `onGradients` is not set, clipping and update are computed on the device
- * before the host has read loss and norm, and dropped if these are not finite. Otherwise the host reads them first, and
- * {@link clipByGlobalNorm} clips.
+ * If the optimizer can prepare a step and `onGradients` is not set, clipping and update are queued on the device before
+ * the host has read loss and norm, and change nothing if these are not finite; see {@link PreparedStep}. Otherwise the
+ * host reads them first, and {@link clipByGlobalNorm} clips.
  */
 export class TrainingStep {
   /**
@@ -221,13 +221,13 @@ export class TrainingStep {
         this.shadersOf = {backend, weights};
       },
       (computed) => {
-        if (!this.onGradients) prepared = this.prepare(computed, learningRate);
+        prepared = this.prepare(computed, learningRate);
       },
       this.loss,
       this.canRecord ? this.recorder : undefined,
     );
-    const window = await windowOf.catch((error) => {
-      prepared?.end();
+    const window = await windowOf.catch(async (error) => {
+      await prepared?.abandon();
       throw error;
     });
     try {
@@ -280,16 +280,15 @@ export class TrainingStep {
     this.shadersOf = undefined;
   }
 
-  /** Prepares {@link update} before the norm is known, if the optimizer can. */
+  /** Queues {@link update} before the numbers are read, if the optimizer can. */
   private prepare(
-    {gradients, variables, norm}: UnreadGradients,
+    {gradients, variables, ...unread}: UnreadGradients,
     learningRate: number,
   ): PreparedStep | undefined {
     const {optimizer, maxGradNorm} = this;
-    if (!(optimizer instanceof NamedStateOptimizer)) return undefined;
-    const clipping = maxGradNorm === undefined ? undefined : {norm, maxNorm: maxGradNorm};
+    if (this.onGradients || !(optimizer instanceof NamedStateOptimizer)) return undefined;
     return withLearningRate(optimizer, learningRate, () =>
-      optimizer.prepareStep(namedByVariable(gradients, variables), clipping),
+      optimizer.prepareStep(namedByVariable(gradients, variables), unread, maxGradNorm),
     );
   }
 
@@ -311,9 +310,14 @@ export class TrainingStep {
 
   /** Rehearses {@link update} while nothing is computed; this is not possible for optimizers other than ours. */
   private rehearse(gradients: tf.NamedTensorMap, variables: Map<string, tf.Variable>): void {
+    const {optimizer, maxGradNorm} = this;
+    const isOurs = optimizer instanceof NamedStateOptimizer;
+    if (isOurs && !this.onGradients && optimizer.preparesSteps) {
+      optimizer.rehearse(namedByVariable(gradients, variables), true, maxGradNorm);
+      return;
+    }
     const clipped = this.clip(gradients, Number.POSITIVE_INFINITY);
-    if (this.optimizer instanceof NamedStateOptimizer)
-      this.optimizer.rehearse(namedByVariable(clipped, variables));
+    if (isOurs) optimizer.rehearse(namedByVariable(clipped, variables));
   }
 
   private clip(gradients: tf.NamedTensorMap, gradNorm: number): tf.NamedTensorMap {

@@ -15,6 +15,7 @@ import {
   metricsOf,
   type TrainingLoss,
 } from '../losses/trainingLoss.ts';
+import type {UnreadNumbers} from '../optimizers/namedStateOptimizer.ts';
 import type {BatchGradients, PassRecorder} from './passRecorder.ts';
 import type {TrainableModel} from './trainableModel.ts';
 
@@ -38,10 +39,7 @@ export interface WindowGradients {
 }
 
 /** The part of a window's results that is available before the host has read anything. */
-export interface UnreadGradients extends Pick<WindowGradients, 'gradients' | 'variables'> {
-  /** Global norm of the gradients. */
-  norm: tf.Scalar;
-}
+export interface UnreadGradients extends Pick<WindowGradients, 'gradients' | 'variables'>, UnreadNumbers {}
 
 /** Distance between windows' seeds, so that each micro-batch has its own seed for dropout. */
 const SEEDS_PER_WINDOW = 1009;
@@ -127,7 +125,7 @@ export async function windowGradients(
     const norm = globalNorm(Object.values(gradients));
     const numbers = tf.stack([norm, ...losses, ...sums.stopped]) as tf.Tensor1D;
     read.push(norm, numbers, ...sums.stopped);
-    beforeReading?.({gradients, variables, norm});
+    beforeReading?.({gradients, variables, norm, numbers});
     const [gradNorm, ...values] = await numbers.data(); // a single read, for which a card has to finish
     const mean = values.slice(0, losses.length).reduce((sum, part) => sum + part, 0);
     ranks().follow(values.slice(losses.length));

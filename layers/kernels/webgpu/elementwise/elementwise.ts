@@ -8,6 +8,8 @@ interface ElementwiseDeclaration<O extends string, I extends string, U extends s
   name: string;
   outputs: O[];
   inputs: I[];
+  /** Names of inputs with one element. */
+  scalars?: I[];
   /** Names of float32 constants. */
   uniforms?: U[];
   /**
@@ -27,11 +29,11 @@ export interface Elementwise<O extends string, I extends string, U extends strin
 export function elementwise<O extends string, I extends string, U extends string = never>(
   declaration: ElementwiseDeclaration<O, I, U>,
 ): Elementwise<O, I, U> {
-  const {name, outputs, inputs, uniforms = [], body} = declaration;
+  const {name, outputs, inputs, scalars = [], uniforms = [], body} = declaration;
   const shaderOf = shader((type: 'f32' | 'vec4f') => ({
     name,
     outputs: typed(outputs, type),
-    inputs: typed(inputs, type),
+    inputs: {...typed(inputs, type), ...typed(scalars, 'f32')},
     uniforms: {count: 'u32', ...typed(uniforms, 'f32')},
     workgroup: 256,
     body: `
@@ -98,7 +100,7 @@ function run<O extends string, I extends string, U extends string>(
   of.outputs.forEach((name, i) => {
     buffers[name] = outputs[i];
   });
-  for (const name of of.inputs) buffers[name] = inputs[name];
+  for (const name of [...of.inputs, ...(of.scalars ?? [])]) buffers[name] = inputs[name];
   runShader(backend, {
     shader: of.shaderOf(isWide ? 'vec4f' : 'f32'),
     buffers,

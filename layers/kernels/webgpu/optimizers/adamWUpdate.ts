@@ -2,10 +2,10 @@ import {type AdamWSettings, adamWUpdateOp} from '../../../ops/adamWUpdate.ts';
 import {kernel} from '../../kernel.ts';
 import {elementwise, runUpdate} from '../elementwise/elementwise.ts';
 
-/** WGSL for element `i`, or for four of them. */
+/** WGSL for element `i`, or for four of them, and their gradient `g`. */
 export const BODY = `
-  let m = u.beta1 * mean[i] + u.rest1 * gradient[i];
-  let v = u.beta2 * variance[i] + u.rest2 * gradient[i] * gradient[i];
+  let m = u.beta1 * mean[i] + u.rest1 * g;
+  let v = u.beta2 * variance[i] + u.rest2 * g * g;
   value[i] = u.keep * value[i] - u.stepSize * m / (sqrt(v) / u.correction + u.epsilon);
   mean[i] = m;
   variance[i] = v;`;
@@ -42,7 +42,7 @@ const update = elementwise({
   outputs: ['value', 'mean', 'variance'],
   inputs: ['gradient'],
   uniforms: [...FACTORS],
-  body: BODY,
+  body: `let g = gradient[i];${BODY}`,
 });
 
 /** `AdamWUpdate` (layers/ops/adamWUpdate.ts): value, mean and variance in one pass. */

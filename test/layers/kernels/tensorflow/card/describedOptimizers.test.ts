@@ -99,8 +99,8 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     const all = variables();
     const optimizer = new AdamW({learningRate: 0.5, beta1: 0.75});
     const given = gradients();
-    const norm = tf.scalar(6);
-    const prepared = () => optimizer.prepareStep(given, {norm, maxNorm: 3}) as PreparedStep;
+    const unread = {norm: tf.scalar(6), numbers: tf.tensor1d([6, 1])};
+    const prepared = () => optimizer.prepareStep(given, unread, 3) as PreparedStep;
     engine.described();
     const left = prepared();
     expect(engine.described()).toMatch(
@@ -113,7 +113,7 @@ const path = process.env.TFJS_LORA_DESCRIBING_ENGINE;
     applied.end();
     expect([all[0].dataSync()[0], optimizer.iterations]).toEqual([2, 1]);
     optimizer.dispose();
-    tf.dispose([...all, norm, ...Object.values(given)]);
+    tf.dispose([...all, ...Object.values(unread), ...Object.values(given)]);
   });
 
   test('a paged optimizer updates one variable after another', () => {
