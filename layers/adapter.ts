@@ -44,8 +44,8 @@ export abstract class Adapter {
 
   /** Returns a weight's name inside a model, as PEFT has it: `lora_A.default.weight` for `lora_A.weight`. */
   placedKey(key: string): string {
-    const [kind, ...rest] = key.split('.');
-    return [kind, this.name, ...rest].join('.');
+    const end = key.indexOf('.');
+    return end < 0 ? `${key}.${this.name}` : `${key.slice(0, end)}.${this.name}${key.slice(end)}`;
   }
 
   /** Whether its weights train, except those frozen individually: false while it is inactive or held. */

@@ -364,8 +364,12 @@ export abstract class CausalLM<Config extends CausalLMConfig = CausalLMConfig> e
     return lossSum(this, batch, options);
   }
 
-  /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
-  lossPass(_batch: Batch): LossPass | undefined {
+  /**
+   * Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded.
+   *
+   * @param _trained number of weights that train, if it is known
+   */
+  lossPass(_batch: Batch, _trained?: number): LossPass | undefined {
     return undefined;
   }
 

@@ -235,14 +235,14 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
   /**
    * A pass can be recorded if only adapters train, without dropout and offloading, and no layer is replaced or hooked.
    */
-  override lossPass(batch: Batch): LossPass | undefined {
+  override lossPass(batch: Batch, trained = this.trainableParameters().size): LossPass | undefined {
     this.assertOwnCall('training step');
-    const state = batch.positionIds ? undefined : this.passState();
+    const state = batch.positionIds ? undefined : this.passState(trained);
     return state === undefined ? undefined : lossPass(this, batch, state);
   }
 
   /** Describes everything in the model that a training pass depends on; undefined if more than adapters train. */
-  private passState(): string | undefined {
+  private passState(trained: number): string | undefined {
     const {embed_tokens, norm, lm_head, gradientCheckpointing} = this;
     const isPlain =
       this.isUnchanged('forward', 'lossSum') &&
@@ -255,8 +255,7 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     const blocks = isPlain ? plainStack(this.blocks, true) : undefined;
     if (!blocks || lm_head instanceof LoRADense || gradientCheckpointing === 'offload') return undefined;
     const adapters = blocks.flatMap((block) => PROJECTIONS.map((name) => block[name].lora));
-    const trained = adapters.filter((lora) => lora !== undefined);
-    if (this.trainableParameters().size !== 2 * trained.length) return undefined;
+    if (trained !== 2 * adapters.filter((lora) => lora !== undefined).length) return undefined;
     const head = Object.values(tensorsOf(lm_head.weight.matrix()));
     const tensors = [
       ...Object.values(tensorsOfStack(blocks)),

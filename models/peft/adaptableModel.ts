@@ -18,7 +18,7 @@ import {
   resolveQuantizationOptions,
 } from '../quantization.ts';
 import type {MergeAdaptersOptions} from './adapterMerge.ts';
-import {fileKeys} from './adapterParameters.ts';
+import {trainedParameters} from './adapterParameters.ts';
 import {AdapterSet} from './adapterSet.ts';
 import {type AdaptersStatus, adapterStatus, printAdapters} from './adapterStatus.ts';
 import {type CombineAdaptersOptions, combineAdapters} from './combineAdapters.ts';
@@ -86,10 +86,8 @@ export abstract class AdaptableModel extends ModuleModel {
   }
 
   private trained(): [key: string, Parameter][] {
-    const keyOf = fileKeys(this.adapterSet);
-    return [...this.namedParameters()]
-      .filter(([, parameter]) => parameter.trainable)
-      .map(([name, parameter]) => [keyOf(name), parameter]);
+    this.assertUsable();
+    return [...trainedParameters(this.adapterSet)];
   }
 
   /** The head that scores positions; undefined unless one was added or loaded. */

@@ -1,3 +1,5 @@
+import {AdaptedLayer} from '../../layers/adaptedLayer.ts';
+import {ModuleLayer, walk} from '../../layers/moduleLayer.ts';
 import type {Parameter} from '../../layers/parameter.ts';
 import type {AdapterSet} from './adapterSet.ts';
 import {PEFT_PREFIX} from './peftPrefix.ts';
@@ -29,19 +31,27 @@ export function biasParameters(adapters: AdapterSet, adapterName: string): Map<s
 }
 
 /**
- * Returns a function from a weight's name to its key in a file. Adapters' keys are as PEFT writes them, with the
- * adapter's name only when several train together; other names do not change.
+ * Yields the weights that train, by their key in a file. Adapters' keys are as PEFT writes them, with the adapter's name
+ * only when several train together; others have their names.
  */
-export function fileKeys(adapters: AdapterSet): (name: string) => string {
+export function* trainedParameters(adapters: AdapterSet): Generator<[key: string, Parameter]> {
   const showsAdapter = adapters.names.length > 1 && adapters.active.length > 1;
+  for (const layer of walk(adapters.model.layers)) {
+    if (!(layer instanceof ModuleLayer)) continue;
+    const keys = layer instanceof AdaptedLayer ? fileKeys(layer, showsAdapter) : undefined;
+    for (const [name, parameter] of layer.parameters)
+      if (parameter.trainable) yield [keys?.get(name) ?? `${layer.name}.${name}`, parameter];
+  }
+}
+
+/** Returns the keys of a layer's adapters in a file, by the names of their weights in the layer. */
+function fileKeys({name, adapters}: AdaptedLayer, showsAdapter: boolean): Map<string, string> {
   const keys = new Map<string, string>();
-  for (const [layerName, layer] of adapters.layers()) {
-    for (const adapter of layer.adapters.values()) {
-      for (const key of adapter.parameters.keys()) {
-        const placed = adapter.placedKey(key);
-        keys.set(`${layerName}.${placed}`, `${PEFT_PREFIX}${layerName}.${showsAdapter ? placed : key}`);
-      }
+  for (const adapter of adapters.values()) {
+    for (const key of adapter.parameters.keys()) {
+      const placed = adapter.placedKey(key);
+      keys.set(placed, `${PEFT_PREFIX}${name}.${showsAdapter ? placed : key}`);
     }
   }
-  return (name) => keys.get(name) ?? name;
+  return keys;
 }

@@ -7,8 +7,12 @@ import type {ValueBatch, ValueOptions} from '../../../models/values.ts';
 export interface LossModel extends Partial<HeadOwner> {
   /** Sums the loss over the labels that count. The sum is differentiable, and no other tensor is left behind. */
   lossSum(batch: Batch, options?: {training?: boolean; seed?: number}): tf.Scalar;
-  /** Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded. */
-  lossPass?(batch: Batch): LossPass | undefined;
+  /**
+   * Returns the pass of {@link lossSum} in training for recording; undefined if it cannot be recorded.
+   *
+   * @param trained number of weights that train
+   */
+  lossPass?(batch: Batch, trained: number): LossPass | undefined;
   /** Returns the number of labels that count in a batch. */
   targetCount(batch: Batch): number;
   /** Computes the loss of each label that counts; differentiable. */

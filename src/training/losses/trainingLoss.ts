@@ -42,8 +42,12 @@ export interface TrainingLoss {
   count(model: LossModel, batch: Batch): number;
   /** Computes the part of a batch's loss that is not differentiated, before {@link compute}. */
   constants?(model: LossModel, batch: Batch): tf.Tensor | undefined;
-  /** Returns the pass of {@link compute} in training for recording; undefined if it cannot be recorded. */
-  pass?(model: LossModel, batch: Batch): LossPass | undefined;
+  /**
+   * Returns the pass of {@link compute} in training for recording; undefined if it cannot be recorded.
+   *
+   * @param trained number of weights that train
+   */
+  pass?(model: LossModel, batch: Batch, trained: number): LossPass | undefined;
   compute(
     model: LossModel,
     batch: Batch,
@@ -60,7 +64,7 @@ export const CROSS_ENTROPY: TrainingLoss = {
   averagesBatches: false,
   assertFits() {},
   count: (model, batch) => model.targetCount(batch),
-  pass: (model, batch) => model.lossPass?.(batch),
+  pass: (model, batch, trained) => model.lossPass?.(batch, trained),
   compute: (model, batch, pass) => ({loss: model.lossSum(batch, pass)}),
 };
 

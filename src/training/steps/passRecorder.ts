@@ -18,6 +18,13 @@ export interface BatchGradients {
  */
 const MOST_TOKENS = 8192;
 
+/** A pass to record, with tensors of its inputs and constants, and of the number by which gradients are multiplied. */
+export interface PassTensors {
+  pass: LossPass;
+  tensors: Record<string, tf.Tensor>;
+  share: tf.Scalar;
+}
+
 interface Recorded extends BatchGradients {
   key: string;
   replay: Replay;
@@ -37,16 +44,17 @@ export class PassRecorder {
   /**
    * Runs a pass.
    *
-   * @param pass undefined if it cannot be recorded
+   * @param passOf returns undefined if the pass cannot be recorded
    * @param share number by which gradients are multiplied
-   * @param run computes the pass, from tensors of the inputs and constants of `pass` and from `share` if they are given
+   * @param run computes the pass, from the tensors of what is recorded if that is given
    */
   run(
-    pass: LossPass | undefined,
+    passOf: () => LossPass | undefined,
     share: number,
-    run: (tensors?: Record<string, tf.Tensor>, share?: tf.Scalar) => BatchGradients,
+    run: (recording?: PassTensors) => BatchGradients,
   ): BatchGradients {
-    if (!pass || !canRecord() || tf.util.sizeFromShape(pass.inputs.inputIds.shape) > MOST_TOKENS) {
+    const pass = canRecord() ? passOf() : undefined;
+    if (!pass || tf.util.sizeFromShape(pass.inputs.inputIds.shape) > MOST_TOKENS) {
       this.forget();
       return run();
     }
@@ -70,10 +78,11 @@ export class PassRecorder {
   }
 
   private recording(
-    {key, inputs: given, constants}: LossPass,
+    pass: LossPass,
     share: number,
-    run: (tensors: Record<string, tf.Tensor>, share: tf.Scalar) => BatchGradients,
+    run: (recording: PassTensors) => BatchGradients,
   ): BatchGradients {
+    const {key, inputs: given, constants} = pass;
     const named = Object.entries(given).map(([name, {values, shape, dtype}]) => [
       name,
       tf.tensor(values, shape, dtype),
@@ -84,7 +93,7 @@ export class PassRecorder {
     let replay: Replay | undefined;
     try {
       replay = recordReplay(Object.values(inputs), () => {
-        result = run(tensors, inputs.share);
+        result = run({pass, tensors, share: inputs.share});
       });
     } finally {
       if (!replay) tf.dispose(inputs);

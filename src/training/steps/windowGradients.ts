@@ -94,14 +94,16 @@ export async function windowGradients(
       () => loss.constants?.(model, window[i]),
     );
   };
-  const recorded = () => {
-    const pass = loss.pass?.(model, window[0]);
-    return recorder?.run(pass, parts[0], (tensors, given) =>
-      pass && tensors && given
-        ? batchGradients(variables, given, () => ({loss: pass.loss(tensors)}))
-        : differentiate(0),
+  const recorded = () =>
+    recorder?.run(
+      () => loss.pass?.(model, window[0], variables.size),
+      parts[0],
+      (recording) => {
+        if (!recording) return differentiate(0);
+        const {pass, tensors, share} = recording;
+        return batchGradients(variables, share, () => ({loss: pass.loss(tensors)}));
+      },
     );
-  };
   try {
     await beforeComputing?.(variables, () =>
       tf.tidy(() => {
