@@ -1,6 +1,7 @@
 import {fileURLToPath} from 'node:url';
 import {TfjsLoraError} from '../errors.ts';
 import {DiskFolder} from './diskFolder.ts';
+import {expandHome} from './expandHome.ts';
 import type {Folder, WritableFolder} from './folder.ts';
 import {MemoryFolder} from './memoryFolder.ts';
 import {UrlFolder} from './urlFolder.ts';
@@ -47,8 +48,8 @@ export function folderToWrite(target: FolderTarget): WritableFolder {
   );
 }
 
-/** Returns the path behind `file://`, which TensorFlow.js puts before one. */
-const pathOf = (text: string): string => text.replace(/^file:\/\//, '');
+/** Returns the path behind `file://`, which TensorFlow.js puts before one, with `~/` expanded. */
+const pathOf = (text: string): string => expandHome(text.replace(/^file:\/\//, ''));
 
 /** Whether a text is a place that is no folder, such as TensorFlow.js's `indexeddb://`. */
 const hasOtherScheme = (text: string): boolean => /^(?!https?:|file:)[a-z][a-z0-9+-]+:\/\//i.test(text);

@@ -1,5 +1,5 @@
 import {readFile} from 'node:fs/promises';
-import {basename, resolve} from 'node:path';
+import {basename, dirname, resolve} from 'node:path';
 import {counted} from '../../../quant/counted.ts';
 import {decodeUtf8} from '../../../quant/decodeUtf8.ts';
 import {nearestNames, TfjsLoraError} from '../../../quant/errors.ts';
@@ -146,13 +146,15 @@ export async function readDatasetInfo(path: string, names: readonly string[] = [
   try {
     bytes = await readFile(path);
   } catch (cause) {
+    const {code} = cause as NodeJS.ErrnoException;
+    const isFile = code === 'ENOTDIR';
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `${resolve(path)}: expected the file that describes the data sets, got ` +
-        `${(cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'none' : (cause as Error).message}. Write one ` +
+        `${code === 'ENOENT' || isFile ? 'none' : (cause as Error).message}. Write one ` +
         `(${entryFor(names.find((name) => DATA_FILE.test(name)) ?? 'name.json', path)}), name another data folder, or pass its ` +
         'contents as datasetDir.' +
-        didYouMeanPath(path),
+        (isFile ? ` The data folder is ${dirname(dirname(path))}.` : didYouMeanPath(path)),
       {cause},
     );
   }

@@ -1,5 +1,5 @@
 import {readFile, stat} from 'node:fs/promises';
-import {join, resolve} from 'node:path';
+import {dirname, join, resolve} from 'node:path';
 import {z} from 'zod';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
@@ -36,12 +36,17 @@ export async function resolveModelFolder(
   given: HubOptions & {revision?: string} = {},
 ): Promise<string> {
   assertKnownOptions('resolveModelFolder', given, {...HUB_OPTIONS, revision: true});
-  const isLocal = await stat(pathOrHubId).then(
-    (found) => found.isDirectory() || (found.isFile() && /\.gguf$/i.test(pathOrHubId)),
-    () => false,
-  );
-  if (isLocal) return pathOrHubId;
-  if (!HUB_ID.test(pathOrHubId) || /^[^/]+\.gguf$/i.test(pathOrHubId)) {
+  const found = await stat(pathOrHubId).catch(() => undefined);
+  const isGguf = /\.gguf$/i.test(pathOrHubId);
+  if (found?.isDirectory() || (found?.isFile() && isGguf)) return pathOrHubId;
+  if (found?.isFile()) {
+    throw new TfjsLoraError(
+      'FILE_NOT_FOUND',
+      `model ${pathOrHubId}: expected a folder, a GGUF file or a hub id (org/name), got another file. Name its folder, ` +
+        `${dirname(pathOrHubId)}.`,
+    );
+  }
+  if (!HUB_ID.test(pathOrHubId) || (isGguf && !pathOrHubId.includes('/'))) {
     throw new TfjsLoraError(
       'FILE_NOT_FOUND',
       `model ${pathOrHubId}: expected a folder, a GGUF file or a hub id (org/name), got no folder at ${resolve(pathOrHubId)}.${didYouMeanPath(pathOrHubId)}`,

@@ -24,6 +24,7 @@ export {
   absent as fileURLToPath,
   absent as fstatSync,
   absent as fsyncSync,
+  absent as homedir,
   absent as mkdir,
   absent as mkdirSync,
   absent as openSync,

@@ -1,5 +1,6 @@
 import type {z} from 'zod';
 import {type ErrorCode, similarName} from '../../../quant/errors.ts';
+import {expandHome} from '../../../quant/folders/expandHome.ts';
 import {show} from '../../../quant/show.ts';
 import {choicesOf, describeType} from './describeType.ts';
 import {Faults} from './faults.ts';
@@ -49,7 +50,7 @@ export function parseRecipe(source: RecipeSource, purpose: Purpose): ParsedRecip
         faults.add(written, `${source.whereKey(written)} ${written}: expected ${key} once, got it twice`);
       }
       writtenAs.set(key, written);
-      const given = inWordsOf(key, value);
+      const given = inWordsOf(key, PATH_KEYS.has(key) ? withHome(value) : value);
       if (given !== null) known[key] = given;
     } else if (IGNORED_KEYS.has(key)) {
       ignored.set(key, IGNORED_KEYS.get(key) as string);
@@ -85,6 +86,30 @@ export function parseRecipe(source: RecipeSource, purpose: Purpose): ParsedRecip
     add(key, key, message, code);
   faults.throwIfAny();
   return {keys: keys as RecipeKeys, ignored};
+}
+
+/** Keys whose values are paths. */
+const PATH_KEYS: ReadonlySet<string> = new Set([
+  'model_name_or_path',
+  'adapter_name_or_path',
+  'cache_dir',
+  'dataset_dir',
+  'output_dir',
+  'export_dir',
+  'save_dir',
+  'task_dir',
+  'ref_model',
+  'ref_model_adapters',
+  'reward_model',
+  'reward_model_adapters',
+  'resume_from_checkpoint',
+] satisfies (keyof RecipeKeys)[]);
+
+/** Expands `~/` in paths, which no shell does in a file; transformers does it in `output_dir`. */
+function withHome(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withHome);
+  if (typeof value !== 'string') return value;
+  return value.replace(/(^|,\s*)(~\/)/g, (_, before, home) => `${before}${expandHome(home)}/`);
 }
 
 /** Returns a value as its key means it, or null if it turns off a key without a default. */

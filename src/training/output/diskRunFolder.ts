@@ -4,6 +4,7 @@ import {readdir, rename, rm} from 'node:fs/promises';
 import {basename, dirname, join, resolve} from 'node:path';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {DiskFolder} from '../../../quant/folders/diskFolder.ts';
+import {expandHome} from '../../../quant/folders/expandHome.ts';
 import type {RunFolder, StoredFile} from '../../../quant/folders/runFolder.ts';
 import {onDisk} from '../../../quant/safetensors/diskErrors.ts';
 import {makeFolder} from '../../../quant/safetensors/makeFolder.ts';
@@ -120,7 +121,7 @@ export class DiskRunFolder extends DiskFolder implements RunFolder {
 
 /** Opens a run's output folder: a path on disk, or a folder of another kind. */
 export function openRunFolder(outputDir: string | RunFolder): RunFolder {
-  if (typeof outputDir === 'string') return new DiskRunFolder(outputDir);
+  if (typeof outputDir === 'string') return new DiskRunFolder(expandHome(outputDir));
   if (typeof Object(outputDir).assertUsable === 'function') return outputDir;
   throw new TfjsLoraError(
     'INVALID_ARGUMENT',

@@ -1,6 +1,8 @@
 import {mkdirSync, writeFileSync} from 'node:fs';
+import {homedir} from 'node:os';
 import {join} from 'node:path';
 import {similarName} from '../../../quant/errors.ts';
+import {folderToWrite, openFolder} from '../../../quant/folders/openFolder.ts';
 import {didYouMeanPath} from '../../../quant/folders/similarPath.ts';
 import {inFolder} from '../../models/tinyLlama.ts';
 
@@ -26,4 +28,10 @@ test('names are similar when less than half of them differs, or one begins the o
   expect(similarName('Llama', ['Llama-3.2-1B'])).toBe('Llama-3.2-1B');
   expect(similarName('saves', ['docs', 'test'])).toBeUndefined();
   expect(similarName('x', [])).toBeUndefined();
+});
+
+test('the home folder is expanded in paths', () => {
+  expect(openFolder('~/models').path).toBe(join(homedir(), 'models'));
+  expect(folderToWrite('~/models').path).toBe(join(homedir(), 'models'));
+  expect(openFolder('models/~/x').path).toBe('models/~/x');
 });

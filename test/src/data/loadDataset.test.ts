@@ -634,6 +634,8 @@ describe('mistakes', () => {
   test('a file instead of a name, or no tokenizer', async () => {
     await expect(load('sets/x.csv')).rejects.toThrow('Write one ({"x": {"file_name": "sets/x.csv"}})');
     write({y: {file_name: 'x.json'}}, alpaca);
+    const file = join(folder, 'dataset_info.json');
+    await expect(load('y', {datasetDir: file})).rejects.toThrow(`The data folder is ${folder}.`);
     await expect(load('sets/x.csv')).rejects.toThrow(
       'got 1 other. Name an entry instead of a file, such as {"x": {"file_name": "sets/x.csv"}}.',
     );

@@ -199,6 +199,7 @@ describe('models', () => {
       'model ./none: expected a folder, a GGUF file or a hub id (org/name), got no folder at ',
     ],
     ['a/b/c', 'FILE_NOT_FOUND', `got no folder at ${resolve('a/b/c')}`],
+    ['package.json', 'FILE_NOT_FOUND', 'got another file. Name its folder, ..'],
     ['none.gguf', 'FILE_NOT_FOUND', `got no folder at ${resolve('none.gguf')}`],
     [
       'org/pickled',

@@ -1,5 +1,5 @@
 import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
-import {tmpdir} from 'node:os';
+import {homedir, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import fc from 'fast-check';
 import {LoRAAdapter} from '../../../../layers/loraAdapter.ts';
@@ -315,6 +315,12 @@ describe('faults', () => {
 
   test('a wrong word names the nearest', () => {
     expect(fault(`${TRAIN}lr_scheduler_type: cosin`).message).toMatch(/got "cosin"\. Did you mean cosine\?$/);
+  });
+
+  test('the home folder is expanded in paths', () => {
+    const {fit, model} = read(TRAIN, 'output_dir=~/out', 'adapter_name_or_path=a, ~/b', 'default_system=~/');
+    expect(fit.outputDir).toBe(`${homedir()}/out`);
+    expect(model.adapters).toEqual(['a', `${homedir()}/b`]);
   });
 
   test('values in other spellings', () => {
