@@ -9,6 +9,7 @@ import {releaseWeightsOf} from './ops/tfjsInternals.ts';
 import {Parameter} from './parameter.ts';
 
 type Layer = tf.layers.Layer;
+const {Layer: AnyLayer} = tf.layers;
 export type LayerArgs = ConstructorParameters<typeof tf.layers.Layer>[0] & {};
 
 /** The options that every Keras layer takes. */
@@ -80,12 +81,11 @@ export abstract class ModuleLayer extends tf.layers.Layer {
 
   /** Sub-layers by property name, in the order they were assigned. */
   get sublayers(): [key: string, layer: Layer][] {
-    const {Layer} = tf.layers;
     const found: [string, Layer][] = [];
     for (const key of Object.keys(this)) {
       // all layers are walked several times per step, so make no entry for other properties
       const value = (this as Record<string, unknown>)[key];
-      if (typeof value === 'object' && value instanceof Layer) found.push([key, value]);
+      if (typeof value === 'object' && value instanceof AnyLayer) found.push([key, value]);
     }
     return found;
   }

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {gradientFactor} from '../../../layers/ops/gradientFactor.ts';
 import type {GradientClipping} from '../../../layers/ops/optimizerUpdates.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
-import {assignTo, ResidentStates} from './residentStates.ts';
+import {ResidentStates} from './residentStates.ts';
 import {
   bytesOfSlots,
   type StateSlot,
@@ -182,7 +182,8 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
     try {
       for (const group of this.groupsOf(updates)) {
         const given = group.map(inputsOf);
-        results.push(...this.tidied(() => this.updateMany(given, step)));
+        const made = this.tidied(() => this.updateMany(given, step));
+        results.push(...made.map((result, i) => withoutWritten(given[i], result)));
       }
     } catch (error) {
       tf.dispose([results, factor] as tf.TensorContainer);
@@ -307,7 +308,8 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
 
   private takeOver(updates: Update[], results: tf.Tensor[][]): void {
     for (const [i, [value, ...next]] of results.entries()) {
-      assignTo(updates[i].variable, value);
+      if (!value) continue; // see withoutWritten
+      updates[i].variable.assign(value as tf.Tensor<tf.Rank>);
       value.dispose();
       updates[i].state.replace(next);
     }
@@ -435,6 +437,14 @@ export abstract class NamedStateOptimizer extends tf.Optimizer {
 
 function inputsOf({name, variable, gradient, state}: Update): VariableUpdate {
   return {name, value: variable, gradient, state: state.tensors()};
+}
+
+/** Returns the results of a variable's update, none if a kernel wrote all of them over the value and state given. */
+function withoutWritten({value, state}: VariableUpdate, results: tf.Tensor[]): tf.Tensor[] {
+  const given = [value, ...state];
+  if (!results.every(({dataId}, i) => dataId === given[i].dataId)) return results;
+  tf.dispose(results);
+  return [];
 }
 
 function variableNamed(name: string): tf.Variable {

@@ -19,11 +19,6 @@ export class ResidentStates implements StateStore {
   }
 }
 
-/** Assigns a tensor unless a kernel has already written it into the variable's own memory. */
-export function assignTo(variable: tf.Variable, next: tf.Tensor): void {
-  if (next.dataId !== variable.dataId) variable.assign(next as tf.Tensor<tf.Rank>);
-}
-
 class ResidentState implements VariableState {
   private readonly variables: tf.Variable[];
 
@@ -44,7 +39,7 @@ class ResidentState implements VariableState {
   }
 
   replace(next: tf.Tensor[]): void {
-    for (const [i, variable] of this.variables.entries()) assignTo(variable, next[i]);
+    for (const [i, variable] of this.variables.entries()) variable.assign(next[i] as tf.Tensor<tf.Rank>);
     tf.dispose(next);
   }
 
