@@ -37,6 +37,8 @@ export interface LossModel {
   /** Bound of the logits, see {@link softCap}. Default: they have none. */
   readonly logitBound?: number;
   readonly valueHead?: ValueHead;
+  /** Whether nobody but the caller of {@link forward} can hold its result, which a loss may then overwrite. Default false. */
+  readonly handsOverStates?: boolean;
   /** Computes hidden states `[B, T, C]`. */
   forward(
     inputIds: tf.Tensor2D,
@@ -224,7 +226,9 @@ function lossOf(
   const hidden = model.forward(inputIds, {attentionMask, ...options}); // [B, T, C]
   const flat = reshaped(hidden, [-1, hidden.shape[2]]) as tf.Tensor2D; // [B·T, C]
   const counted = places ? takeRows(flat, places) : flat; // [N, C]
-  const losses = headLoss(model, counted, labels, options, which, shape);
+  const isSpent = !head && (places !== undefined || model.handsOverStates === true);
+  if (isSpent && !places) hidden.dispose(); // then only `counted` has the buffer
+  const losses = headLoss(model, counted, labels, options, which, shape, isSpent);
   return head ? {losses, values: scoresOf(head, counted, options)} : {losses};
 }
 
@@ -253,7 +257,11 @@ export function targetCount(batch: Batch): number {
   return findTargets(toRows(batch, 'labels')).targets.length;
 }
 
-/** Computes the losses of targets, `each` `[N]`, or their `sum`. */
+/**
+ * Computes the losses of targets, `each` `[N]`, or their `sum`.
+ *
+ * @param isSpent whether the hidden states are not needed again
+ */
 function headLoss(
   owner: HeadOwner,
   hidden: tf.Tensor2D,
@@ -261,6 +269,7 @@ function headLoss(
   pass: Pass,
   which: Which,
   {temperature = 1, formula, reference, referenceModel = owner}: LossShape,
+  isSpent = false,
 ): tf.Tensor {
   const head = headOf(owner);
   const divided = <T extends tf.Tensor>(x: T): T => (temperature === 1 ? x : tf.div(x, temperature));
@@ -270,6 +279,9 @@ function headLoss(
       divided(hidden), // the head is linear
       head.weight.matrix(),
       targets,
+      undefined,
+      undefined,
+      isSpent,
     );
   const variables = trainedWeightsOf(head).map((weight) => weight.read() as tf.Variable);
   const [rows] = hidden.shape;

@@ -21,11 +21,11 @@ import {
 
 /**
  * Returns the sum of the rows' losses or, with `ofEachRow`, the losses `[N]`, and if wanted the gradient of `hidden`. A
- * row of the gradient is that of the row's own loss.
+ * row of the gradient is that of the row's own loss. A kernel may overwrite `hidden` with it if that is spent.
  */
 export const linearCrossEntropyOp = op<
   Tensors<'hidden' | 'labels'> & StoredTensors,
-  StoredFormat & {wantsGradient: boolean; ofEachRow: boolean},
+  StoredFormat & {wantsGradient: boolean; ofEachRow: boolean; isSpent: boolean},
   tf.Scalar | tf.Tensor1D | [loss: tf.Scalar | tf.Tensor1D, gradient: tf.Tensor]
 >('LinearCrossEntropy');
 
@@ -41,6 +41,7 @@ const CHUNK_MULTIPLE = 128;
  * @param weight `[vocab, C]`, frozen
  * @param labels `[N]` int32
  * @param chunkElements how many logits may exist at the same time
+ * @param isSpent whether `hidden` is not needed again, so that a kernel may overwrite it
  * @returns scalar; a sum, not a mean
  */
 export function linearCrossEntropy(
@@ -49,9 +50,10 @@ export function linearCrossEntropy(
   labels: tf.Tensor1D,
   ignoreIndex = -100,
   chunkElements = backendTraits().logitsAtOnce,
+  isSpent = false,
 ): tf.Scalar {
   assertShapes(hidden, weight, labels);
-  if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, false);
+  if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, {ofEachRow: false, isSpent});
   const total = (losses: tf.Tensor1D[]) => tf.addN(losses.map((chunk) => tf.sum(chunk))) as tf.Scalar;
   return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, total, (dy) => dy);
 }
@@ -68,9 +70,10 @@ export function linearTokenLosses(
   labels: tf.Tensor1D,
   ignoreIndex = -100,
   chunkElements = backendTraits().logitsAtOnce,
+  isSpent = false,
 ): tf.Tensor1D {
   assertShapes(hidden, weight, labels);
-  if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, true);
+  if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, {ofEachRow: true, isSpent});
   return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, joined, ofRows);
 }
 
@@ -84,18 +87,18 @@ function inOneOp<T extends tf.Tensor>(
   hidden: tf.Tensor2D,
   weight: StoredMatrix,
   labels: tf.Tensor1D,
-  ofEachRow: boolean,
+  options: {ofEachRow: boolean; isSpent: boolean},
 ): T {
   const wantsGradient = isRecording();
   return customGradient(
     [hidden],
     () => {
-      const attributes = {...attributesOf(weight), wantsGradient, ofEachRow};
+      const attributes = {...attributesOf(weight), wantsGradient, ...options};
       const inputs = {hidden, labels, ...tensorsOf(weight)};
       const [value, ...saved] = [runKernel(linearCrossEntropyOp, inputs, attributes)].flat();
       return {value: value as tf.Tensor as T, saved};
     },
-    (dy, [gradient]) => [tf.mul(gradient, ofEachRow ? ofRows(dy) : dy)],
+    (dy, [gradient]) => [tf.mul(gradient, options.ofEachRow ? ofRows(dy) : dy)],
   );
 }
 

@@ -241,6 +241,11 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     return state === undefined ? undefined : lossPass(this, batch, state);
   }
 
+  /** Neither a subclass nor a hook can have kept the states that {@link forward} returns. */
+  get handsOverStates(): boolean {
+    return this.isUnchanged('forward') && isOf(this.norm, RMSNorm);
+  }
+
   /** Describes everything in the model that a training pass depends on; undefined if more than adapters train. */
   private passState(trained: number): string | undefined {
     const {embed_tokens, norm, lm_head, gradientCheckpointing} = this;

@@ -57,6 +57,18 @@ function forwardByLayers(model: LlamaForCausalLM): tf.Tensor {
 }
 
 describeEachBackend('a plain stack', () => {
+  test('hands over its states, unless somebody can have kept them', () => {
+    const model = tinyLlama();
+    expect(model.handsOverStates).toBe(true);
+    const {call} = model.norm;
+    model.norm.call = (...given) => call.apply(model.norm, given);
+    expect(model.handsOverStates).toBe(false);
+    model.norm.call = call;
+    model.forward = (...given) => Object.getPrototypeOf(model).forward.apply(model, given);
+    expect(model.handsOverStates).toBe(false);
+    model.dispose();
+  });
+
   test.each([
     ['float32', undefined],
     ['bfloat16', undefined],

@@ -7,6 +7,7 @@ import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {ownTensor} from '../elementwise/elementwise.ts';
 import {lossesOfRows, PACKED_GRADIENT_FACTOR} from '../elementwise/softmaxCrossEntropy.ts';
 import {multiplyPacked} from '../products/multiply.ts';
 import {packRows} from '../products/packRows.ts';
@@ -22,14 +23,17 @@ const LEAST_SIZE = 2 ** 19;
 
 /**
  * `LinearCrossEntropy` (layers/ops/linearCrossEntropy.ts) in float16, with logits and sums in float32. Second output, if
- * wanted: the gradient of `hidden`.
+ * wanted: the gradient of `hidden`, which overwrites it if it is spent.
  */
 export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({inputs, attrs, backend}) => {
   const {hidden, labels, ...weights} = inputs;
-  const {rows: vocab, cols, wantsGradient, ofEachRow} = attrs;
+  const {rows: vocab, cols, wantsGradient, ofEachRow, isSpent} = attrs;
   const [rows] = hidden.shape;
   const losses = backend.makeTensorInfo([rows], 'float32');
-  const gradient = wantsGradient ? backend.makeTensorInfo(hidden.shape, 'float32') : undefined;
+  const isOwned = isSpent && backend.refCount(hidden.dataId) === 1;
+  const made = () =>
+    isOwned ? ownTensor(backend, hidden, true) : backend.makeTensorInfo(hidden.shape, 'float32');
+  const gradient = wantsGradient ? made() : undefined;
   const step = chunkRows(backend, rows, cols, vocab);
   const scales = wantsGradient ? constant(backend, Math.min(step, rows)) : undefined;
   usingWeight(backend, weights, attrs, {rowCount: step, transposeWeight: false}, ({weight}) => {
@@ -65,13 +69,14 @@ export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({input
 });
 
 /**
- * Returns how many rows have logits at the same time: as many as take the memory of the hidden states in float16, because
- * the blocks' backward pass has buffers of that size, or {@link LEAST_SIZE} divided by `size` if that is more. Never more
- * than the device binds.
+ * Returns how many rows have logits at the same time: about as many as take the memory of the hidden states in float32,
+ * because the blocks' backward pass has buffers of that size, or {@link LEAST_SIZE} divided by `size` if that is more.
+ * Never more than the device binds.
  */
 export function chunkRows({device}: WebGPUBackend, rows: number, size: number, vocab: number): number {
   const {maxStorageBufferBindingSize} = device.limits;
-  const wanted = Math.max(LEAST_SIZE / size, (rows * size) / (2 * vocab));
+  const chunks = Math.floor((rows * size) / vocab / CHUNK_STEP);
+  const wanted = Math.max(LEAST_SIZE / size, chunks * CHUNK_STEP);
   const most = Math.min(wanted, maxStorageBufferBindingSize / (4 * vocab));
   return Math.max(CHUNK_STEP, Math.floor(most / CHUNK_STEP) * CHUNK_STEP);
 }

@@ -11,8 +11,8 @@ const HALF = 2;
 const SLACK = {kept: 0.04, scratch: 0.2};
 /** Partial sums of gradients, tables, losses and other small tensors. */
 const REST = 32 * 2 ** 20;
-/** Hidden states in float32 while the loss runs: the blocks' result, its norm, and the gradient. */
-const OUTSIDE = 3;
+/** Hidden states in float32 while the loss runs: the blocks' result, and its norm, which the gradient overwrites. */
+const OUTSIDE = 2;
 
 /** {@link StackMemory} of `decoderStack` and `linearCrossEntropy` on this backend in float16. */
 export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemory {
