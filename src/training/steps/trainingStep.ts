@@ -85,9 +85,9 @@ const STEPS_PER_SEED = 1_000_003;
 /**
  * One optimizer step: gradients of a window → {@link onGradients} → clipping → update.
  *
- * If the optimizer can prepare a step and `onGradients` is not set, clipping and update are queued on the device before
- * the host has read loss and norm, and change nothing if these are not finite; see {@link PreparedStep}. Otherwise the
- * host reads them first, and {@link clipByGlobalNorm} clips.
+ * If the optimizer can prepare a step (`prepareStep`) and `onGradients` is not set, clipping and update are queued on
+ * the device before the host has read loss and norm, and change nothing if these are not finite. Otherwise the host
+ * reads them first, and {@link clipByGlobalNorm} clips.
  */
 export class TrainingStep {
   /**
