@@ -75,7 +75,7 @@ export class AdamW extends DecoupledDecayOptimizer {
   }
 
   protected override get takesFactor(): boolean {
-    return this.update === AdamW.prototype.update; // not in a subclass
+    return this.constructor === AdamW; // a subclass may compute updates without the factor
   }
 
   protected override updateAlike(updates: VariableUpdate[], step: number): [tf.Tensor, ...tf.Tensor[]][] {

@@ -54,7 +54,7 @@ export class Lion extends DecoupledDecayOptimizer {
   }
 
   protected override get takesFactor(): boolean {
-    return this.update === Lion.prototype.update; // not in a subclass
+    return this.constructor === Lion; // a subclass may compute updates without the factor
   }
 
   protected override updateAlike(updates: VariableUpdate[], _step: number): [tf.Tensor, ...tf.Tensor[]][] {
