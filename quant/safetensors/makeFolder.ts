@@ -1,4 +1,4 @@
-import {existsSync, mkdirSync, statSync} from 'node:fs';
+import {mkdirSync, statSync} from 'node:fs';
 import {dirname} from 'node:path';
 
 /**
@@ -9,12 +9,20 @@ import {dirname} from 'node:path';
  */
 export function makeFolder(path: string): void {
   try {
+    makeOne(path);
+  } catch (error) {
+    const parent = dirname(path);
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || parent === path) throw error;
+    makeFolder(parent); // it may exist by now, if another process makes the same folders
+    makeOne(path);
+  }
+}
+
+/** Makes a folder in one that exists. */
+function makeOne(path: string): void {
+  try {
     mkdirSync(path);
   } catch (error) {
-    if (statSync(path, {throwIfNoEntry: false})?.isDirectory()) return;
-    const parent = dirname(path);
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || existsSync(parent)) throw error;
-    makeFolder(parent);
-    makeFolder(path);
+    if (!statSync(path, {throwIfNoEntry: false})?.isDirectory()) throw error;
   }
 }
