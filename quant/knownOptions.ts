@@ -47,12 +47,31 @@ export function assertKnownOptions(
 
 const kindOf = (value: unknown): string => (Array.isArray(value) ? 'an array' : `a ${typeof value}`);
 
+/** Options that take any text, even `true`: a server's client may stop an answer there. */
+const TEXTS: ReadonlySet<string> = new Set([
+  'adapterName',
+  'adapterNames',
+  'apiKey',
+  'caption',
+  'dataset',
+  'evaluationDataset',
+  'modelName',
+  'name',
+  'rawLabel',
+  'stopStrings',
+  'subtitle',
+  'system',
+  'title',
+  'token',
+  'valueLabel',
+]);
+
 /**
  * Refuses values that no option of this name or kind has, although they would pass for true: the texts `true` and
  * `false`, as a command line or the environment gives them, and a controller in place of its signal.
  */
 function assertUsual(call: string, name: string, value: unknown): void {
-  const isBoolean = value === 'true' || value === 'false';
+  const isBoolean = (value === 'true' || value === 'false') && !TEXTS.has(name);
   const isSignal = name !== 'signal' || typeof Object(value).aborted === 'boolean';
   if (!isBoolean && isSignal) return;
   throw new TfjsLoraError(

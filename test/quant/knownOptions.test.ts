@@ -100,6 +100,13 @@ describe('assertKnownOptions', () => {
     assertKnownOptions('fitDataset', undefined, FIT);
   });
 
+  test('accepts true and false as texts where any text is meant', () =>
+    assertKnownOptions(
+      'generate',
+      {stopStrings: 'true', system: 'false'},
+      {stopStrings: true, system: true},
+    ));
+
   test.each([
     [null, 'null'],
     [8, 'a number'],
