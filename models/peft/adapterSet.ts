@@ -374,7 +374,12 @@ export class AdapterSet {
       restore();
       return result;
     }
-    return result.finally(restore) as R;
+    return result
+      .then((value) => {
+        assertNoStream(value);
+        return value;
+      })
+      .finally(restore) as R;
   }
 
   /**

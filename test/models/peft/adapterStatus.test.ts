@@ -221,10 +221,11 @@ describe('renameAdapter', () => {
     for (const error of await Promise.all(late))
       expect(error).toEqual({code: 'UNSUPPORTED', message: expect.stringContaining('after it ended')});
     expect(logitsOf(model)).toEqual(active);
-    expect(await errorOf(() => model.withAdapters('a', () => model.stream([1, 2])))).toMatchObject({
-      code: 'UNSUPPORTED',
-      message: expect.stringContaining('got one that returns it'),
-    });
+    for (const returned of [() => model.stream([1, 2]), async () => model.stream([1, 2])])
+      expect(await errorOf(() => model.withAdapters('a', returned as () => unknown))).toMatchObject({
+        code: 'UNSUPPORTED',
+        message: expect.stringContaining('got one that returns it'),
+      });
     model.dispose();
   });
 
