@@ -231,7 +231,7 @@ export class TrainingStep {
       throw error;
     });
     try {
-      if (this.onGradients) {
+      if (this.onGradients && !prepared) {
         await this.onGradients(window);
         window.gradNorm = await scalarValue(globalNorm(Object.values(window.gradients)));
       }

@@ -127,6 +127,23 @@ describe('a step whose update is computed before its numbers are read', () => {
     }
   });
 
+  test('is not observed by a function that is set while it runs', async () => {
+    const [model, optimizer, observe] = [new BigramModel(), new AdamW(), jest.fn()];
+    const trainer = new Trainer(model);
+    trainer.compile({optimizer});
+    const {data} = tf.Tensor.prototype;
+    jest.spyOn(tf.Tensor.prototype, 'data').mockImplementationOnce(function (this: tf.Tensor) {
+      trainer.onGradients = observe;
+      return data.call(this) as never;
+    });
+    await trainer.trainOnBatch(LONG);
+    expect(observe).not.toHaveBeenCalled(); // the update is computed already
+    await trainer.trainOnBatch(LONG);
+    expect(observe).toHaveBeenCalledTimes(1);
+    for (const each of [trainer, optimizer]) each.dispose();
+    model.table.dispose();
+  });
+
   test('waits when gradients are observed or states are paged, and ends with an error', async () => {
     const model = new BigramModel();
     const trainer = new Trainer(model);
