@@ -9,7 +9,8 @@ import {toFloat32} from '../../../quant/safetensors/toFloat32.ts';
 import type {TrainableModel} from '../steps/trainableModel.ts';
 
 const ADAPTER = 'adapter_model.safetensors';
-const ADAPTER_CONFIG = 'adapter_config.json';
+/** The config of one of several adapters, which have folders of their own. */
+const CONFIG_OF_SEVERAL = /^([^/]+)\/adapter_config\.json$/;
 const TRAINED = 'trained_weights.safetensors';
 
 /**
@@ -109,9 +110,9 @@ async function assertSameAdapters(
   {activeAdapters: active = [], adapterNames = []}: TrainableModel,
   folder: RunFolder,
 ): Promise<void> {
-  const entries = (await folder.names()).sort();
-  const are = await Promise.all(entries.map((name) => folder.subfolder(name).has(ADAPTER_CONFIG)));
-  const saved = entries.filter((_, i) => are[i]);
+  const files = await folder.files();
+  if (files.includes(ADAPTER)) return; // of the only one; the folders are checkpoints
+  const saved = files.flatMap((file) => CONFIG_OF_SEVERAL.exec(file)?.[1] ?? []);
   const missing = saved.filter((name) => !active.includes(name));
   const extra = active.filter((name) => !saved.includes(name));
   if (saved.length === 0 || (missing.length === 0 && extra.length === 0)) return;

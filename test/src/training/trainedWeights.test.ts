@@ -1,4 +1,4 @@
-import {existsSync} from 'node:fs';
+import {existsSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import {setWarningHandler} from '../../../quant/warn.ts';
@@ -81,4 +81,25 @@ test('a run of several adapters is refused with their names if they are others',
     await refused('law, short', 'If they were renamed, call renameAdapter for each of law, short to resume.');
     await restoreTrainedWeights(model.renameAdapter('law', 'legal').renameAdapter('short', 'brief'), folder);
     model.dispose();
+  }));
+
+test('a run of another rank is refused with both shapes, whatever else is in the folder', () =>
+  inFolder(async (path) => {
+    /** As in browsers, a file is no folder to look into. */
+    class StrictFolder extends DiskRunFolder {
+      override async has(name: string): Promise<boolean> {
+        if (statSync(this.path).isFile()) throw new Error(`expected a folder, got the file ${this.path}`);
+        return super.has(name);
+      }
+      override subfolder(name: string): StrictFolder {
+        return new StrictFolder(join(this.path, name));
+      }
+    }
+    const folder = new StrictFolder(path);
+    await tf.setBackend('cpu');
+    const [saved, other] = [2, 1].map((rank) => Llama.fromConfig(tinyConfig, {seed: 1}).applyLoRA({rank}));
+    await saveTrainedWeights(saved, folder);
+    await saveTrainedWeights(saved, folder.subfolder('checkpoint-5'));
+    await expect(restoreTrainedWeights(other, folder)).rejects.toMatchObject({code: 'SHAPE_MISMATCH'});
+    for (const model of [saved, other]) model.dispose();
   }));
