@@ -107,10 +107,10 @@ export function nearestNames(name: unknown, known: Iterable<string>, count = 3):
 
 /**
  * Returns the name in `known` that was probably meant by `name`: less than half of it differs, it has the same letters
- * in another order, or one of the two begins with the other. Undefined without one.
+ * in another order, or one of the two begins with the other. Undefined without one, and for an empty name.
  */
 export function similarName(name: string, known: Iterable<string>): string | undefined {
-  const [nearest] = nearestNames(name, known, 1);
+  const [nearest] = name === '' ? [] : nearestNames(name, known, 1);
   if (nearest === undefined || Math.max(name.length, nearest.length) > COMPARED_LENGTH) return undefined;
   const limit = Math.max(1, Math.ceil(name.length / 2) - 1);
   const isSimilar =

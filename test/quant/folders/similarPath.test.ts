@@ -27,6 +27,7 @@ test('names are similar when less than half of them differs, or one begins the o
   expect(similarName('rankk', ['rank', 'epochs'])).toBe('rank');
   expect(similarName('Llama', ['Llama-3.2-1B'])).toBe('Llama-3.2-1B');
   expect(similarName('saves', ['docs', 'test'])).toBeUndefined();
+  expect(similarName('', ['csv', 'json'])).toBeUndefined();
   expect(similarName('x', [])).toBeUndefined();
 });
 
