@@ -462,6 +462,16 @@ test.each<[string, () => unknown, string]>([
     () => metrics.corpusBleu(['a'], [['b']] as never),
     'each prediction has one reference.',
   ],
+  [
+    'a reference that is missing',
+    () => metrics.corpusBleu(['a'], [undefined] as never),
+    'references: expected a list of texts',
+  ],
+  [
+    'samples that are missing',
+    () => notebook.showSamples({answer: undefined} as never),
+    'expected lists of texts by label',
+  ],
   ['lists to one rouge', () => metrics.rouge(['a'] as never, ['b'] as never), 'meanRouge takes lists.'],
   ['a session with a path', () => new chat.ChatSession(MODEL as never), 'await Llama.fromPretrained(folder)'],
   [

@@ -93,11 +93,12 @@ export function assertPaired(
   references: readonly string[],
 ): void {
   for (const [name, texts] of Object.entries({predictions, references})) {
-    const wrong = Array.isArray(texts) ? texts.find((text) => typeof text !== 'string') : texts;
-    if (wrong === undefined && Array.isArray(texts)) continue;
+    const isList = Array.isArray(texts);
+    const at = isList ? texts.findIndex((text) => typeof text !== 'string') : 0;
+    if (at < 0) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `${where} ${name}: expected a list of texts, got ${show(Array.isArray(texts) ? [wrong] : texts)}. ` +
+      `${where} ${name}: expected a list of texts, got ${show(isList ? [texts[at]] : texts)}. ` +
         'Put a single text into a list; each prediction has one reference.',
     );
   }

@@ -49,11 +49,10 @@ export function showSamples(
 
 function assertSameLength(texts: Readonly<Record<string, readonly string[]>>): number {
   const [first, ...others] = Object.entries(texts);
-  const wrong = Object.values(texts).find((list) => !Array.isArray(list));
-  if (wrong !== undefined) {
+  if (!Object.values(texts).every(Array.isArray)) {
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `showSamples texts: expected lists of texts by label, got ${show(wrong)}. Write {answer: [text, …]}.`,
+      `showSamples texts: expected lists of texts by label, got ${show(texts)}. Write {answer: [text, …]}.`,
     );
   }
   if (!first || first[1].length === 0) {
