@@ -181,9 +181,9 @@ function kindOf(record: TrainingRecord, index: number, call: string): RecordKind
   );
 }
 
-/** Other names of the keys of {prompt, completion}. */
-const QUESTIONS = ['question', 'query', 'input', 'user', 'instruction'];
-const ANSWERS = ['answer', 'response', 'output', 'target', 'assistant'];
+/** Other names of the keys of {prompt, completion}, and of `output` beside an `instruction`. */
+const QUESTIONS = ['question', 'query', 'input', 'user'];
+const ANSWERS = ['answer', 'response', 'output', 'completion', 'target', 'assistant'];
 
 /** Says how to write a record that has the keys of no kind. */
 function adviceForKeys(record: unknown): string {
@@ -193,7 +193,9 @@ function adviceForKeys(record: unknown): string {
     const name = has(ours) ? undefined : names.find(has);
     return name === undefined ? [] : [`${name} to ${ours}`];
   };
-  const renames = [...renamed(QUESTIONS, 'prompt'), ...renamed(ANSWERS, 'completion')];
+  const renames = has('instruction')
+    ? renamed(ANSWERS, 'output')
+    : [...renamed(QUESTIONS, 'prompt'), ...renamed(ANSWERS, 'completion')];
   const advice = renames.length > 0 ? `Rename ${renames.join(' and ')}` : 'Rename its keys';
   return `${advice}, or pass token ids to fitDataset as {inputIds, labels}.`;
 }

@@ -151,6 +151,7 @@ describe('predictDataset', () => {
     ['unknown keys', [asking[0], {a: 1}], 'predictDataset record 1: expected the keys of one of'],
     ['other names', [{question: 'a', answer: 'b'}], 'Rename question to prompt and answer to completion, or'],
     ['one other name', [{input: 'a', completion: 'b'}], 'Rename input to prompt, or'],
+    ['one of Alpaca', [{instruction: 'a', input: 'b', response: 'c'}], 'Rename response to output, or'],
     ['a bare text', ['a'], 'Write a text to learn as {text: …}, and a question as {prompt: …}.'],
     ['nothing', [], 'predictDataset: expected at least one prompt, got none'],
     ['a stream of nothing', new Set(), 'predictDataset: expected at least one prompt, got none'],
