@@ -33,9 +33,9 @@ import {packHalves} from './packHalves.ts';
  * How a workgroup shares queries. What counts on an H200 is how many workgroups run on a processor at the same time, and so
  * how little workgroup memory each takes: up to 12 KiB, one layer at 1 × 32768 takes 17.1 ms; with 1 KiB more, 19.4 ms.
  */
-export const FORWARD: Layout = {subgroups: 4, blocks: 2, cols: 16, steps: 1};
+const FORWARD: Layout = {subgroups: 4, blocks: 2, cols: 16, steps: 1};
 /** For heads of more than 64 numbers. */
-export const FORWARD_WIDE: Layout = {subgroups: 8, blocks: 2, cols: 16, steps: 1};
+const FORWARD_WIDE: Layout = {subgroups: 8, blocks: 2, cols: 16, steps: 1};
 
 /** Whether the shaders take heads of this size: they need whole matrices and tiles that fit workgroup memory. */
 export const fitsMatrices = (dim: number, length: number): boolean =>

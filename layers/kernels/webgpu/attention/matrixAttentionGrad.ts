@@ -30,10 +30,10 @@ import {largestOf, type PackedSlopes, packSlopes} from './packSlopes.ts';
  * How workgroups share rows: for the gradient of the query, rows are queries and columns keys; for those of key and value,
  * it is the other way round. Heads of more than 64 numbers have layouts of their own.
  */
-export const QUERY: Layout = {subgroups: 4, blocks: 2, cols: 16, steps: 4};
-export const QUERY_WIDE: Layout = {subgroups: 8, blocks: 1, cols: 16, steps: 2};
-export const KEY_VALUE: Layout = {subgroups: 4, blocks: 2, cols: 16, steps: 2};
-export const KEY_VALUE_WIDE: Layout = {subgroups: 8, blocks: 1, cols: 16, steps: 2};
+const QUERY: Layout = {subgroups: 4, blocks: 2, cols: 16, steps: 4};
+const QUERY_WIDE: Layout = {subgroups: 8, blocks: 1, cols: 16, steps: 2};
+const KEY_VALUE: Layout = {subgroups: 4, blocks: 2, cols: 16, steps: 2};
+const KEY_VALUE_WIDE: Layout = {subgroups: 8, blocks: 1, cols: 16, steps: 2};
 
 /**
  * Number of parts in which slopes are summed in float16. A change of a score is a small difference of slopes: with sums of
