@@ -266,7 +266,7 @@ export function usesMatrices(
   backend: WebGPUBackend,
   {inputs}: {inputs: Pick<AttentionCall['inputs'], 'query'>},
 ): boolean {
-  const {hasMatrices, computeDtype} = capabilitiesOf(backend);
+  const {hasHalfSums, computeDtype} = capabilitiesOf(backend);
   const [, , length, dim] = inputs.query.shape;
-  return hasMatrices && computeDtype === 'float16' && fitsMatrices(dim, length);
+  return hasHalfSums && computeDtype === 'float16' && fitsMatrices(dim, length);
 }

@@ -8,6 +8,7 @@ import {
   clearSums,
   declareSums,
   fitted,
+  HALF_SUM,
   halfStride,
   type Layout,
   loadLeft,
@@ -80,7 +81,8 @@ export function exchangeOf(layout: Layout, dim: number, keepsOrder: boolean, par
   return {
     /** Waits until a subgroup has read and written what comes before. */
     wait: keepsOrder ? '' : 'workgroupBarrier();',
-    globals: `var<workgroup> scores: array<vec4u, ${subgroups * parts * size}>;`,
+    globals: `${HALF_SUM}
+var<workgroup> scores: array<vec4u, ${subgroups * parts * size}>;`,
     declarations: `
   let laneRow = lane / ${perRow}u;
   let part = (lane % ${perRow}u) * ${width}u; // the lane's first column

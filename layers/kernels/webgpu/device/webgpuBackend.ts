@@ -53,8 +53,10 @@ export function holdsFloat32({tensorMap}: WebGPUBackend, {dataId, dtype}: tf.Ten
 export interface Capabilities {
   hasF16: boolean;
   hasSubgroups: boolean;
-  /** Whether a whole subgroup of 32 multiplies 16×16 matrices of f16 into f32 and into f16. */
+  /** Whether a whole subgroup of 32 multiplies 16×16 matrices of f16 into f32. */
   hasMatrices: boolean;
+  /** Whether it multiplies them into f16, too. */
+  hasHalfSums: boolean;
   /**
    * Whether a subgroup's accesses of workgroup memory keep their order, so that its lanes read what its matrices wrote
    * without a barrier. WGSL does not promise it and has no barrier for one subgroup; NVIDIA's warps do it.
@@ -69,6 +71,7 @@ const capabilities = keptFor(
     hasF16: device.features.has('shader-f16'),
     hasSubgroups: device.features.has('subgroups' as GPUFeatureName),
     hasMatrices: false, // until tried
+    hasHalfSums: false,
     keepsOrder: device.adapterInfo?.vendor === 'nvidia',
     computeDtype: 'float32',
   }),
@@ -78,7 +81,7 @@ const capabilities = keptFor(
 export const capabilitiesOf = ({device}: WebGPUBackend): Capabilities => capabilities(device);
 
 /**
- * Finds out whether the device multiplies 16×16 matrices of f16 into f32 and f16, by having it compile a shader that does. The
+ * Finds out whether the device multiplies 16×16 matrices of f16 into f32 and f16, by having it compile shaders that do. The
  * feature's name says nothing about types and sizes.
  */
 export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number | undefined): Promise<void> {
@@ -86,8 +89,13 @@ export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number |
   const found = capabilitiesOf(backend);
   const isOffered = device.features.has('chromium-experimental-subgroup-matrix' as GPUFeatureName);
   if (!isOffered || !found.hasF16 || !found.hasSubgroups || subgroupSize !== 32) return;
+  found.hasMatrices = await compiles(device, trial('f32').code);
+  found.hasHalfSums = found.hasMatrices && (await compiles(device, trial('f16').code));
+}
+
+async function compiles(device: GPUDevice, code: string): Promise<boolean> {
   device.pushErrorScope('validation');
-  const module = device.createShaderModule({code: trial().code});
+  const module = device.createShaderModule({code});
   const compiled = await device
     .createComputePipelineAsync({layout: 'auto', compute: {module, entryPoint: 'main'}})
     .then(
@@ -95,10 +103,10 @@ export async function tryMatrices(backend: WebGPUBackend, subgroupSize: number |
       () => false,
     );
   const error = await device.popErrorScope();
-  found.hasMatrices = compiled && error === null;
+  return compiled && error === null;
 }
 
-const trial = shader(() => ({
+const trial = shader((sums: 'f32' | 'f16') => ({
   name: 'TryMatrices',
   outputs: {y: 'f32'},
   inputs: {},
@@ -107,14 +115,15 @@ const trial = shader(() => ({
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;`,
-  globals: 'var<workgroup> tile: array<f16, 256>;',
+  globals: `
+var<workgroup> tile: array<f16, 256>;
+var<workgroup> result: array<${sums}, 256>;`,
   body: `
   let a = subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&tile, 0u, 16u);
   let b = subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&tile, 0u, 16u);
-  var c: subgroup_matrix_result<f32, 16, 16>;
+  var c: subgroup_matrix_result<${sums}, 16, 16>;
   c = subgroupMatrixMultiplyAccumulate(a, b, c);
-  subgroupMatrixStore<row_major>(&y, 0u, c, 16u);
-  var half: subgroup_matrix_result<f16, 16, 16>;
-  half = subgroupMatrixMultiplyAccumulate(a, b, half);
-  subgroupMatrixStore<row_major>(&tile, 0u, half, 16u);`,
+  subgroupMatrixStore<row_major>(&result, 0u, c, 16u);
+  workgroupBarrier();
+  y[local] = f32(result[local]);`,
 }));

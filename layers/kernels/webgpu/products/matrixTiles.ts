@@ -66,8 +66,10 @@ diagnostic(off, subgroup_uniformity);
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
-alias HalfSum = subgroup_matrix_result<f16, 16, 16>;
 `;
+
+/** Declares the sums of {@link scoresOf}, which a device may not have. */
+export const HALF_SUM = 'alias HalfSum = subgroup_matrix_result<f16, 16, 16>;';
 
 /** WGSL of a tile of packed rows, loaded from memory through a thread's registers into workgroup memory. */
 export interface Tile {

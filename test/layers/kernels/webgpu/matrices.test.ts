@@ -55,7 +55,7 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
     const createShaderModule = device.createShaderModule.bind(device);
     device.createShaderModule = (descriptor) =>
       createShaderModule({...descriptor, code: emulateMatrices(descriptor.code)});
-    Object.assign(capabilitiesOf(backend), {hasMatrices: true, computeDtype: 'float16'});
+    Object.assign(capabilitiesOf(backend), {hasMatrices: true, hasHalfSums: true, computeDtype: 'float16'});
   });
 
   // Heads of one size, because drivers take long to compile each kind.
