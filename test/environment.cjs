@@ -12,7 +12,8 @@ const {TestEnvironment: NodeEnvironment} = require('jest-environment-node');
  * own wasm backend too, whose threads and memory would stay until jest's worker ends, one set more with every file.
  *
  * When `webgpu` is among `TFJS_LORA_TEST_BACKENDS`, Dawn is started here: its package is an ES module, which the
- * tests' CommonJS world cannot import. The tests see what a browser would give them, `navigator.gpu` and its classes.
+ * tests' CommonJS world cannot import. The tests see what a browser would give them, `navigator.gpu` and its classes, and
+ * `nullGPU`, which has every feature and computes nothing.
  */
 const SHARED_WITH_NODE = [
   'ArrayBuffer',
@@ -43,14 +44,17 @@ const SHARED_WITH_NODE = [
 process.env.TF_ENABLE_ONEDNN_OPTS ??= '1';
 process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
 
-/** Dawn's instance, kept in the outer context, because collecting an instance ends the process. */
+/** Dawn's instances, kept in the outer context, because collecting an instance ends the process. */
 let dawn;
 
 async function startDawn() {
   if (dawn) return dawn;
   const {create, globals} = await import('webgpu');
   const features = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,disable_robustness';
-  dawn = {gpu: create([`enable-dawn-features=${features}`]), globals};
+  const [gpu, nullGPU] = [[], ['backend=null']].map((options) =>
+    create([...options, `enable-dawn-features=${features}`]),
+  );
+  dawn = {gpu, nullGPU, globals};
   return dawn;
 }
 
@@ -72,8 +76,8 @@ module.exports = class TfjsEnvironment extends NodeEnvironment {
   async setup() {
     await super.setup();
     if (!process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('webgpu')) return;
-    const {gpu, globals} = await startDawn();
-    Object.assign(this.global, globals);
+    const {gpu, nullGPU, globals} = await startDawn();
+    Object.assign(this.global, globals, {nullGPU});
     Object.defineProperty(this.global, 'navigator', {value: {gpu}, configurable: true});
   }
 
