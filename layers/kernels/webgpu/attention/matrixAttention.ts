@@ -165,6 +165,10 @@ export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf
 /**
  * Returns query, times its factor, key and value as float16, to be disposed. Those that are int32 `[B, H, T, D]` are
  * packed already, the query with its factor: `scale · LOG2E`.
+ *
+ * Keys are packed relative to the first one of their head, which changes all scores of a query by the same number, and so
+ * no weight and no gradient, unless scores are bounded. Otherwise what keys have in common, as where they have a large
+ * bias, would leave few bits of a rounded score for what tells them apart.
  */
 export function packHeads(backend: WebGPUBackend, {inputs, attrs}: AttentionCall): tf.TensorInfo[] {
   const {query, key, value} = inputs;
@@ -173,9 +177,9 @@ export function packHeads(backend: WebGPUBackend, {inputs, attrs}: AttentionCall
     return [query, key, value];
   }
   return packHalves(backend, [
-    [query, attrs.scale * LOG2E],
-    [key, 1],
-    [value, 1],
+    {x: query, factor: attrs.scale * LOG2E},
+    {x: key, isRelative: attrs.softCap === 0},
+    {x: value},
   ]);
 }
 

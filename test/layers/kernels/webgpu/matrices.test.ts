@@ -59,37 +59,41 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
   });
 
   // Heads of one size, because drivers take long to compile each kind.
-  const PLAIN = {batch: 1, heads: 2, groups: 1, past: 0, dim: 16, scale: 1, isPacked: false};
+  const PLAIN = {batch: 1, heads: 2, groups: 1, past: 0, dim: 16, scale: 1, common: 0, isPacked: false};
   const CASES = [
     {name: 'ragged, grouped, after cached keys', ...PLAIN, heads: 4, groups: 2, length: 37, past: 20},
     {name: 'packed and padded', ...PLAIN, batch: 2, length: 50, isPacked: true},
     {name: 'scores far above the first ones', ...PLAIN, heads: 1, length: 40, scale: 6},
+    {name: 'keys that have a large part in common', ...PLAIN, heads: 1, length: 40, common: 50},
   ];
 
   const CHECKED = [TILINGS[0], TILINGS[TILINGS.length - 1]];
 
-  test.each(CASES)('attention: $name', async ({batch, heads, groups, length, past, dim, scale, isPacked}) => {
-    const sourceLength = length + past;
-    const ids = Array.from({length: batch}, (_, b) =>
-      Array.from({length}, (_, t) => (b === 0 ? 1 + Math.floor(t / 33) : t < 7 ? 0 : 1)),
-    );
-    const segments = isPacked ? tf.tensor2d(ids, undefined, 'int32') : undefined;
-    const bias = causalBias(length, sourceLength, segments);
-    const real = tf.tensor4d(
-      ids.flat().map((id) => (isPacked && id === 0 ? 0 : 1)),
-      [batch, 1, length, 1],
-    );
-    await expectSameFunction(
-      (q, k, v) => tf.tidy(() => attention(q, k, v, {causal: true, segments}).mul(real)),
-      (q, k, v) => tf.tidy(() => attention(q, k, v, {bias}).mul(real)),
-      [
-        normal([batch, heads, length, dim], 1, scale),
-        normal([batch, groups, sourceLength, dim], 2, scale),
-        normal([batch, groups, sourceLength, dim], 3),
-      ],
-      scale > 1 ? 3e-2 : 2e-3,
-    );
-  });
+  test.each(CASES)(
+    'attention: $name',
+    async ({batch, heads, groups, length, past, dim, scale, common, isPacked}) => {
+      const sourceLength = length + past;
+      const ids = Array.from({length: batch}, (_, b) =>
+        Array.from({length}, (_, t) => (b === 0 ? 1 + Math.floor(t / 33) : t < 7 ? 0 : 1)),
+      );
+      const segments = isPacked ? tf.tensor2d(ids, undefined, 'int32') : undefined;
+      const bias = causalBias(length, sourceLength, segments);
+      const real = tf.tensor4d(
+        ids.flat().map((id) => (isPacked && id === 0 ? 0 : 1)),
+        [batch, 1, length, 1],
+      );
+      await expectSameFunction(
+        (q, k, v) => tf.tidy(() => attention(q, k, v, {causal: true, segments}).mul(real)),
+        (q, k, v) => tf.tidy(() => attention(q, k, v, {bias}).mul(real)),
+        [
+          normal([batch, heads, length, dim], 1, scale),
+          normal([batch, groups, sourceLength, dim], 2, scale).add(common),
+          normal([batch, groups, sourceLength, dim], 3),
+        ],
+        scale > 1 ? 3e-2 : 2e-3,
+      );
+    },
+  );
 
   test.each([
     {ranks: [8, 3, 16], cols: 48, hasScales: true, inOctets: false},
