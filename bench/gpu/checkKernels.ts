@@ -262,17 +262,18 @@ async function checkOctets(checks: Checks): Promise<void> {
 
 /** Checks attention and its gradients, with heads of several sizes, ragged and packed. */
 async function checkAttention(checks: Checks): Promise<void> {
-  for (const [batch, heads, groups, length, dim, isPacked, window] of [
+  for (const [batch, heads, groups, length, dim, isPacked, window, common = 0] of [
     [1, 4, 2, 128, 64, 0, 0],
     [2, 8, 2, 300, 64, 1, 0],
     [1, 2, 1, 513, 128, 0, 0],
     [1, 2, 1, 200, 80, 0, 0],
     [1, 4, 2, 513, 64, 0, 100],
     [2, 8, 2, 300, 128, 1, 40],
+    [1, 4, 2, 513, 64, 0, 0, 50],
   ]) {
     const make = (count: number, seed: number) =>
       tf.randomNormal([batch, count, length, dim], 0, 1, 'float32', seed);
-    const inputs = {query: make(heads, 1), key: make(groups, 2), value: make(groups, 3)};
+    const inputs = {query: make(heads, 1), key: make(groups, 2).add(common), value: make(groups, 3)};
     const dy = make(heads, 4);
     const ids = Array.from({length: batch}, (_, b) =>
       Array.from({length}, (_, t) => (b === 0 ? 1 + Math.floor(t / 100) : t < 250 ? 1 : 0)),
@@ -290,7 +291,7 @@ async function checkAttention(checks: Checks): Promise<void> {
       );
     const composed = (q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) =>
       attention(q as tf.Tensor4D, k as tf.Tensor4D, v as tf.Tensor4D, {bias}).mul(real);
-    const what = `attention ${heads}/${groups} heads of ${dim}, ${length} tokens${isPacked ? ', packed' : ''}${window ? `, window ${window}` : ''}`;
+    const what = `attention ${heads}/${groups} heads of ${dim}, ${length} tokens${isPacked ? ', packed' : ''}${window ? `, window ${window}` : ''}${common ? `, keys of ${common} and more` : ''}`;
     await checks.addFunction(what, [fused, composed], inputs, dy);
     tf.dispose([Object.values(inputs), dy, real]);
     tf.dispose([segments, bias].filter((tensor) => tensor !== undefined) as tf.Tensor[]);
