@@ -49,10 +49,11 @@ export function showSamples(
 
 function assertSameLength(texts: Readonly<Record<string, readonly string[]>>): number {
   const [first, ...others] = Object.entries(texts);
-  if (!Object.values(texts).every(Array.isArray)) {
+  for (const [label, list] of Object.entries(texts)) {
+    if (Array.isArray(list)) continue;
     throw new TfjsLoraError(
       'INVALID_ARGUMENT',
-      `showSamples texts: expected lists of texts by label, got ${show(texts)}. Write {answer: [text, …]}.`,
+      `showSamples texts: expected lists of texts by label, for ${label} got ${show(list)}. Write {answer: [text, …]}.`,
     );
   }
   if (!first || first[1].length === 0) {
