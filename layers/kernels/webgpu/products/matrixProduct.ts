@@ -7,7 +7,7 @@ import {times} from '../device/times.ts';
 import {rowClass, runTuned} from '../device/tuning.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {halvesOf, type WeightFormat} from '../weights/weightFormat.ts';
-import {halfStride, MATRIX_HEADER} from './matrixTiles.ts';
+import {FLOAT_MATRIX, FLOAT_STRIDE, halfStride, MATRIX_HEADER} from './matrixTiles.ts';
 import type {PackedRows} from './packRows.ts';
 import {pipelined} from './pipelinedTiles.ts';
 import {
@@ -209,7 +209,7 @@ ${weight.octet()}
 ${halvesOf(weight)}
 ${storage.kind === 'halves' || path.rank > 0 ? HALVES : ''}
 // Both tiles, rows of float16; in the end the subgroups' results, matrices of float32.
-var<workgroup> tiles: array<vec4u, ${Math.max(size, STAGE * countI * (threads / 32))}>;`,
+var<workgroup> tiles: array<vec4u, ${Math.max(size, FLOAT_MATRIX * countI * (threads / 32))}>;`,
       body: `
   ${weight.prepare}
   let place = group.y * ${across}u + group.x;
@@ -314,7 +314,6 @@ function lowRankStep({rank, isTransposed}: Path, hasScales: boolean, tiling: Til
   const perRow = tiling.cols / 8;
   const [strideA, strideB] = [halfStride(16), halfStride(tiling.cols)];
   const sizeA = tiling.rows * strideA;
-  const [countI, countJ] = countsOf(tiling);
   const quad = (q: number) =>
     q < quads ? `halved(clamp(low[row * ${quads}u + ${q}u] * unit, -limit, limit))` : 'vec2u(0u)';
   const four = (from: number) =>
@@ -341,21 +340,10 @@ function lowRankStep({rank, isTransposed}: Path, hasScales: boolean, tiling: Til
   }`,
   )}
   workgroupBarrier();
-  ${times(countI, (i) => `let a${i} = subgroupMatrixLoad<Left, row_major>(&tiles, shareRow * ${strideA}u + ${16 * i * strideA}u, ${strideA}u);`)}
-  ${times(
-    countJ,
-    (j) => `{
-    let b = subgroupMatrixLoad<Right, row_major>(&tiles, shareCol / 8u + ${sizeA + 2 * j}u, ${strideB}u);
-    ${times(countI, (i) => `c${i}${j} = subgroupMatrixMultiplyAccumulate(a${i}, b, c${i}${j});`)}
-  }`,
-  )}
+  ${multiplied(false, sizeA, [strideA, strideB], {...tiling, depth: 16})}
   workgroupBarrier();
 }`;
 }
-
-/** Vectors between the rows of a matrix of float32 on its way to the result, and of the whole matrix. */
-const STAGE_STRIDE = 5;
-const STAGE = 16 * STAGE_STRIDE;
 
 /**
  * WGSL that writes the matrices to `y` through workgroup memory; four lanes share a row. Rows past the end are skipped.
@@ -367,17 +355,17 @@ function written(splits: number, cols: number, {hasScales, ...format}: Storage, 
   const half = (i: number, h: number) => `{
     let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
     if (row < u.m && col < N) {
-      let v = ${scale}bitcast<vec4f>(tiles[stage + ${STAGE * i + 8 * h * STAGE_STRIDE}u + lane / 4u * ${STAGE_STRIDE}u + lane % 4u]);
+      let v = ${scale}bitcast<vec4f>(tiles[stage + ${FLOAT_MATRIX * i + 8 * h * FLOAT_STRIDE}u + lane / 4u * ${FLOAT_STRIDE}u + lane % 4u]);
       ${storeQuad(format, splits === 1 ? 'row' : 'group.z * u.m + row', 'col / 4u', cols / 4, 'v')}
     }
   }`;
   return `
-  let stage = subgroup * ${STAGE * countI}u;
+  let stage = subgroup * ${FLOAT_MATRIX * countI}u;
   ${times(
     countJ,
     (j) => `{
   let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
-  ${times(countI, (i) => `subgroupMatrixStore<row_major>(&tiles, stage + ${STAGE * i}u, c${i}${j}, ${STAGE_STRIDE}u);`)}
+  ${times(countI, (i) => `subgroupMatrixStore<row_major>(&tiles, stage + ${FLOAT_MATRIX * i}u, c${i}${j}, ${FLOAT_STRIDE}u);`)}
   workgroupBarrier();
   ${times(countI, (i) => `${half(i, 0)}\n${half(i, 1)}`)}
   workgroupBarrier();

@@ -47,15 +47,16 @@ export function fitted(
 /** Returns the vectors between the rows of a tile of float16. */
 export const halfStride = (cols: number): number => cols / 8 + 1;
 
-/** Vectors between the rows of a matrix of float32 in workgroup memory. */
-const FLOAT_STRIDE = 5;
+/** Vectors between the rows of a matrix of float32 in workgroup memory, and of the whole matrix. */
+export const FLOAT_STRIDE = 5;
+export const FLOAT_MATRIX = 16 * FLOAT_STRIDE;
 
 /**
  * Returns the vectors of the rows that a subgroup exchanges with its matrices: `16 · blocks` rows of `cols` float16. One
  * matrix of float32 fits, too.
  */
 export const regionOf = ({blocks, cols}: Pick<Layout, 'blocks' | 'cols'>): number =>
-  Math.max(16 * blocks * halfStride(cols), 16 * FLOAT_STRIDE);
+  Math.max(16 * blocks * halfStride(cols), FLOAT_MATRIX);
 
 export const MATRIX_HEADER = `
 enable f16;
