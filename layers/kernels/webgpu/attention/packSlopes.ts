@@ -1,6 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
 import {makeScratch} from '../device/makeScratch.ts';
+import {quadAt} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -23,15 +24,16 @@ export interface PackedSlopes {
 }
 
 /**
- * @param dy `[B, H, T, D]` float32, or the float16 rows `[B·T, H·D]` of this shape if `rowScales` are given
- * @param y attention's result, stored as `dy`, but without scales
+ * @param dy `[B, H, T, D]` float32, or the float16 rows `[B·T, H·D]` of this shape if `rowScales` are given, row by row or
+ *   in octets
+ * @param y attention's result, `[B, H, T, D]` as `dy`, but without scales; one may be in octets without the other
  * @param logSums natural logarithms of the rows' sums of exponentials, `[B·H·T]`
  * @param rowScales the factors that restore the values of `dy`, `[B·T]`
  */
 export function packSlopes(
   backend: WebGPUBackend,
-  dy: tf.TensorInfo,
-  y: tf.TensorInfo,
+  dy: RowsView,
+  y: RowsView,
   logSums: tf.TensorInfo,
   rowScales?: RowsView,
 ): PackedSlopes {
@@ -41,7 +43,10 @@ export function packSlopes(
   const scales = backend.makeTensorInfo([rows], 'float32');
   const rowTerms = backend.makeTensorInfo([rows, 2], 'float32');
   runShader(backend, {
-    shader: scaledSlopes(dim / 4, rowScales !== undefined),
+    shader: scaledSlopes(dim / 4, rowScales ? (heads * dim) / 4 : 0, {
+      dy: dy.inOctets ?? false,
+      y: y.inOctets ?? false,
+    }),
     buffers: {halves, scales, rowTerms, dy, y, logSums, rowScales},
     uniforms: {rows, heads, length},
     workgroups: Math.ceil(rows / 32),
@@ -49,35 +54,40 @@ export function packSlopes(
   return {halves, scales, rowTerms};
 }
 
-const scaledSlopes = shader((vectors: number, areRows: boolean) => ({
-  name: 'PackSlopes',
-  outputs: {halves: 'vec2u', scales: 'f32', rowTerms: 'vec2f'},
-  inputs: {
-    dy: areRows ? 'vec2u' : 'vec4f',
-    y: areRows ? 'vec2u' : 'vec4f',
-    logSums: 'f32',
-    rowScales: areRows ? 'f32' : undefined,
-  },
-  uniforms: {rows: 'u32', heads: 'u32', length: 'u32'},
-  workgroup: 128,
-  header: `
+/** @param quads of a row `[H·D]`; 0 if numbers are stored by head */
+const scaledSlopes = shader((vectors: number, quads: number, areOctets: Record<'dy' | 'y', boolean>) => {
+  const areRows = quads > 0;
+  const vector = (x: 'dy' | 'y') =>
+    areRows
+      ? `widened(${x}[${quadAt('token', `head * ${vectors}u + c`, quads, areOctets[x])}])`
+      : `${x}[row * ${vectors}u + c]`;
+  const slope = `${areRows ? 'given * ' : ''}${vector('dy')}`;
+  return {
+    name: 'PackSlopes',
+    outputs: {halves: 'vec2u', scales: 'f32', rowTerms: 'vec2f'},
+    inputs: {
+      dy: areRows ? 'vec2u' : 'vec4f',
+      y: areRows ? 'vec2u' : 'vec4f',
+      logSums: 'f32',
+      rowScales: areRows ? 'f32' : undefined,
+    },
+    uniforms: {rows: 'u32', heads: 'u32', length: 'u32'},
+    workgroup: 128,
+    header: `
 enable f16;
 enable subgroups;`,
-  globals: `
-${areRows ? HALVES : ''}
-fn slopeAt(i: u32, scale: f32) -> vec4f { return ${areRows ? 'scale * widened(dy[i])' : 'dy[i]'}; }
-fn valueAt(i: u32) -> vec4f { return ${areRows ? 'widened(y[i])' : 'y[i]'}; }`,
-  body: `
+    globals: areRows ? HALVES : '',
+    body: `
   let row = min(flatGroup * 32u + local / 4u, u.rows - 1u); // four lanes share a row
   let token = row / u.length / u.heads * u.length + row % u.length;
-  let at = ${areRows ? '(token * u.heads + row / u.length % u.heads)' : 'row'} * ${vectors}u;
-  let given = ${areRows ? 'rowScales[token]' : '1.0'};
+  let head = row / u.length % u.heads;
+  ${areRows ? 'let given = rowScales[token];' : ''}
   var largest = vec4f(0.0);
   var product = 0.0;
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {
-    let slope = slopeAt(at + c, given);
+    let slope = ${slope};
     largest = max(largest, abs(slope));
-    product += dot(slope, valueAt(at + c));
+    product += dot(slope, ${vector('y')});
   }
   var top = max(max(largest.x, largest.y), max(largest.z, largest.w));
   top = max(top, subgroupShuffleXor(top, 1u));
@@ -93,9 +103,10 @@ fn valueAt(i: u32) -> vec4f { return ${areRows ? 'widened(y[i])' : 'y[i]'}; }`,
     rowTerms[row] = vec2f(logSums[row] * ${Math.LOG2E} - log2(scale), product * factor);
   }
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {
-    halves[row * ${vectors}u + c] = bitcast<vec2u>(vec4<f16>(slopeAt(at + c, given) * factor));
+    halves[row * ${vectors}u + c] = bitcast<vec2u>(vec4<f16>(${slope} * factor));
   }`,
-}));
+  };
+});
 
 /** Computes the largest of some numbers that are at least 0, `[1]`. */
 export function largestOf(backend: WebGPUBackend, values: tf.TensorInfo): tf.TensorInfo {

@@ -40,9 +40,27 @@ export function makeOctets(
   return {...scratch, shape: [rows, cols / 2], inOctets: true};
 }
 
+/** Makes a tensor for float16 `[rows, cols]`, row by row or in octets; see {@link makeOctets}. */
+export const makeHalves = (
+  backend: WebGPUBackend,
+  rows: number,
+  cols: number,
+  {inOctets = false, isKept = false}: {inOctets?: boolean; isKept?: boolean} = {},
+): tf.TensorInfo & RowsView =>
+  inOctets
+    ? makeOctets(backend, rows, cols, isKept)
+    : makeScratch(backend, [rows, cols / 2], 'int32', isKept);
+
 /** Returns the number of 4-byte numbers in a view, with padding. */
 export const sizeOf = ({shape: [rows, ...rest], inOctets}: RowsView): number =>
   (inOctets ? padded(rows) : (rows ?? 1)) * tf.util.sizeFromShape(rest);
+
+/** Returns a whole tensor, with its padding, as a plain one, which others may copy or count by its shape. */
+export const wholeOf = ({dataId, dtype, shape: [rows, ...rest], inOctets}: RowsView): tf.TensorInfo => ({
+  dataId,
+  dtype,
+  shape: [inOctets ? padded(rows) : rows, ...rest],
+});
 
 const padded = (rows: number) => BLOCK * Math.ceil(rows / BLOCK);
 

@@ -1,7 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
-import {makeScratch} from '../device/makeScratch.ts';
-import {makeOctets, quadAt} from '../device/octets.ts';
+import {makeHalves, quadAt} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
@@ -79,7 +78,7 @@ export function packRows(
   {top = 7, scales, inOctets = false}: {top?: number; scales?: RowsView; inOctets?: boolean} = {},
 ): PackedTensors {
   const [rows, cols] = x.shape;
-  const halves = inOctets ? makeOctets(backend, rows, cols) : makeScratch(backend, [rows, cols / 2], 'int32');
+  const halves = makeHalves(backend, rows, cols, {inOctets});
   const made = scales ?? backend.makeTensorInfo([rows], 'float32');
   const width = cols % 4 === 0 ? 4 : 2;
   runShader(backend, {

@@ -18,6 +18,8 @@ export interface AttentionSettings {
   headDim: number;
   tables: RotaryTables;
   segments: tf.TensorInfo | undefined;
+  /** Whether the results and the gradients of the rows are in octets; see device/octets.ts. */
+  inOctets: boolean;
 }
 
 /** Queries, keys and values by head, rotated: `[B, H, T, D]`, as the attention of the device takes them. */
@@ -100,16 +102,10 @@ export function attendRows(
   settings: AttentionSettings,
   heads: Heads,
   isKept: boolean,
-): {attended: tf.TensorInfo; logSums: tf.TensorInfo} {
+): {attended: RowsView; logSums: tf.TensorInfo} {
   const [y, logSums] = attend(backend, callOf(settings, heads));
-  const [{halves}] = joinHeads(
-    backend,
-    [{rows: y, heads: settings.heads}],
-    settings,
-    false,
-    undefined,
-    isKept,
-  );
+  const {heads: count, inOctets} = settings;
+  const [{halves}] = joinHeads(backend, [{rows: y, heads: count}], settings, {inOctets, isKept});
   backend.disposeData(y.dataId);
   return {attended: halves, logSums};
 }
@@ -117,22 +113,22 @@ export function attendRows(
 /**
  * Returns the gradients of the rows that {@link splitInto} took. Disposes all that it is given, as early as it can.
  *
- * @param dy gradient of `attended`, in the same layout
+ * @param dy gradient of `attended`. Either may be in octets
  */
 export function attendRowsGrad(
   backend: WebGPUBackend,
   settings: AttentionSettings,
   heads: Heads,
-  {attended, logSums, dy}: {attended: tf.TensorInfo; logSums: tf.TensorInfo; dy: Required<PackedRows>},
+  {attended, logSums, dy}: {attended: RowsView; logSums: tf.TensorInfo; dy: Required<PackedRows>},
 ): HeadRows {
   const free = (...tensors: RowsView[]) => {
     for (const {dataId} of tensors) backend.disposeData(dataId);
   };
-  const {heads: count, keyValueHeads, tables} = settings;
+  const {heads: count, keyValueHeads, tables, inOctets} = settings;
   const shape = shapeOf(settings, count);
   const call = callOf(settings, heads);
   const joined = (parts: Parameters<typeof joinHeads>[1]) => {
-    const rows = joinHeads(backend, parts, settings, true, tables);
+    const rows = joinHeads(backend, parts, settings, {isScaled: true, inOctets, tables});
     free(...parts.map(({rows}) => rows));
     return rows;
   };
@@ -143,7 +139,11 @@ export function attendRowsGrad(
     ]);
   const joinedQuery = (rows: tf.TensorInfo) => joined([{rows, heads: count, isRotated: true}])[0];
   if (takesPacked(backend, settings)) {
-    const [slopes, y] = [dy.halves, attended].map((rows) => ({...infoOf(rows), shape}));
+    const [slopes, y] = [dy.halves, attended].map((rows) => ({
+      ...infoOf(rows),
+      shape,
+      inOctets: rows.inOctets,
+    }));
     const operands = gradOperands(backend, call, packSlopes(backend, slopes, y, logSums, dy.scales), logSums);
     free(dy.halves, dy.scales, attended);
     const [key, value] = joinedKeyValue(gradKeyValue(backend, call, operands));

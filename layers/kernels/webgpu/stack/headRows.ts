@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
 import {makeScratch} from '../device/makeScratch.ts';
-import {refuseOctets} from '../device/octets.ts';
+import {makeHalves, quadAt} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {type ElementType, numbered, shader} from '../device/shader.ts';
@@ -15,6 +15,7 @@ import {
   type Rows,
   type RowsFormat,
   shapeOf,
+  sharedRows,
   shiftTo,
 } from '../products/packRows.ts';
 
@@ -42,6 +43,24 @@ interface Sizes {
   headDim: number;
 }
 
+/** How a shader finds the vectors of a part. */
+interface PartFormat {
+  isRotated: boolean;
+  /** Vectors of four numbers in a row. */
+  quads: number;
+}
+
+const partFormatOf = ({heads, isRotated = false}: Part, headDim: number): PartFormat => ({
+  isRotated,
+  quads: (heads * headDim) / 4,
+});
+
+/** WGSL of the indices in rows of vector `c` of head `h`, and of its partner in the second half of the head. */
+const pairAt = (quads: number, inOctets: boolean): [string, string] => [
+  quadAt('row', '2u * u.half * h + c', quads, inOctets),
+  quadAt('row', '2u * u.half * h + u.half + c', quads, inOctets),
+];
+
 /**
  * Splits rows `[B·T, H·D]` of one format into heads `[B, H, T, D]`, all parts in one dispatch. `D` is a multiple of 8.
  *
@@ -59,12 +78,11 @@ export function splitHeads(
   const counts = parts.map(({heads}) => rows * heads * (headDim / 8));
   const n = parts.length;
   const given = parts.map(({rows}) => buffersOf(rows));
-  refuseOctets('SplitHeads', ...given.map(({x}) => x));
   runShader(backend, {
     shader: splitting(
       parts[0].to.dtype === 'int32',
       formatOf(parts[0].rows),
-      parts.map(({isRotated}) => isRotated ?? false),
+      parts.map((part) => partFormatOf(part, headDim)),
     ),
     buffers: {
       ...numbered('y', n, (i) => parts[i].to),
@@ -113,15 +131,15 @@ const TABLES = (isRotated: boolean): Record<'cosines' | 'sines', ElementType> =>
 const strideOf = (tables: RotaryTables | undefined): number =>
   !tables || tables.cos.shape[0] === 1 ? 0 : tf.util.sizeFromShape(tables.cos.shape.slice(1)) / 4;
 
-const splitting = shader((isPacked: boolean, rows: RowsFormat, areRotated: boolean[]) => {
-  const n = areRotated.length;
+const splitting = shader((isPacked: boolean, rows: RowsFormat, parts: PartFormat[]) => {
+  const n = parts.length;
   return {
     name: 'SplitHeads',
     outputs: numbered('y', n, (): ElementType => (isPacked ? 'vec2u' : 'vec4f')),
     inputs: {
       ...numbered('x', n, (): ElementType => (rows.isPacked ? 'vec2u' : 'vec4f')),
       ...numbered('scales', n, (): ElementType => (rows.hasScales ? 'f32' : undefined)),
-      ...TABLES(areRotated.includes(true)),
+      ...TABLES(parts.some(({isRotated}) => isRotated)),
     },
     uniforms: {
       ...numbered('count', n, () => 'u32'),
@@ -139,19 +157,21 @@ const splitting = shader((isPacked: boolean, rows: RowsFormat, areRotated: boole
     body: `
   var i = flatGroup * WORKGROUP + local;
   ${times(n, (k) => {
-    const read = (at: string) => (rows.isPacked ? `widened(x${k}[${at}])` : `x${k}[${at}]`);
+    const {isRotated, quads} = parts[k];
+    const [first, second] = pairAt(quads, rows.inOctets).map((at) =>
+      rows.isPacked ? `widened(x${k}[${at}])` : `x${k}[${at}]`,
+    );
     return `if (i < u.count${k}) {
     let c = i % u.half; // a vector of the first half of a head; its partner is in the second
     let row = i / u.half % u.rows;
     let h = i / u.half / u.rows;
     let b = (u.begin + row) / u.length;
     let t = (u.begin + row) % u.length;
-    let source = (row * u.heads${k} + h) * 2u * u.half + c;
     let to = ((b * u.heads${k} + h) * u.length + t) * 2u * u.half + c;
     let factor = ${rows.hasScales ? `scales${k}[row] * ` : ''}u.factor${k};
-    let first = factor * ${read('source')};
-    let second = factor * ${read('source + u.half')};
-    ${areRotated[k] ? ROTATED('1.0') : 'let a = first; let z = second;'}
+    let first = factor * ${first};
+    let second = factor * ${second};
+    ${isRotated ? ROTATED('1.0') : 'let a = first; let z = second;'}
     y${k}[to] = ${isPacked ? 'halved(a)' : 'a'};
     y${k}[to + u.half] = ${isPacked ? 'halved(z)' : 'z'};
     return;
@@ -169,35 +189,36 @@ const ROTATED = (direction: string) => `
   let z = second * cosines[turn] + first * s;`;
 
 /**
- * Joins heads `[B, H, T, D]` float32 to packed rows `[B·T, H·D]`, a workgroup per row; all parts in one dispatch if the
- * device binds as many buffers.
+ * Joins heads `[B, H, T, D]` float32 to packed rows `[B·T, H·D]`, a workgroup per row, or for a few rows in octets; all
+ * parts in one dispatch if the device binds as many buffers.
  *
- * @param isScaled whether rows are scaled so that their largest magnitude is between 1 and 2
+ * @param isScaled whether rows are scaled so that their largest magnitude is between 1 and 2. Default false
+ * @param inOctets how the rows are stored; see device/octets.ts. Default row by row
  * @param tables needed if a part is rotated
  * @param isKept see {@link makeScratch}
  */
 export function joinHeads(
   backend: WebGPUBackend,
   parts: Part<RowsView>[],
-  {batch, length, headDim}: Sizes,
-  isScaled: boolean,
-  tables?: RotaryTables,
-  isKept = false,
+  sizes: Sizes,
+  options: {isScaled?: boolean; inOctets?: boolean; tables?: RotaryTables; isKept?: boolean},
 ): PackedRows[] {
+  const {batch, length, headDim} = sizes;
+  const {isScaled = false, inOctets = false, tables, isKept} = options;
   const n = parts.length;
   if ((isScaled ? 3 : 2) * n + (tables ? 2 : 0) > backend.device.limits.maxStorageBuffersPerShaderStage)
-    return parts.flatMap((part) =>
-      joinHeads(backend, [part], {batch, length, headDim}, isScaled, tables, isKept),
-    );
+    return parts.flatMap((part) => joinHeads(backend, [part], sizes, options));
   const rows = batch * length;
   const made = parts.map(({heads}) => ({
-    halves: makeScratch(backend, [rows, (heads * headDim) / 2], 'int32', isKept),
+    halves: makeHalves(backend, rows, heads * headDim, {inOctets, isKept}),
     scales: isScaled ? backend.makeTensorInfo([rows], 'float32') : undefined,
   }));
+  const groups = Math.ceil(rows / sharedRows(inOctets));
   runShader(backend, {
     shader: joining(
       isScaled,
-      parts.map(({isRotated}) => isRotated ?? false),
+      inOctets,
+      parts.map((part) => partFormatOf(part, headDim)),
     ),
     buffers: {
       ...numbered('halves', n, (i) => made[i].halves),
@@ -209,25 +230,28 @@ export function joinHeads(
     uniforms: {
       ...numbered('heads', n, (i) => parts[i].heads),
       rows,
+      groups,
       half: headDim / 8,
       length,
       tableStride: strideOf(tables),
     },
-    workgroups: rows * n,
+    workgroups: groups * n,
   });
   return made;
 }
 
-const joining = shader((isScaled: boolean, areRotated: boolean[]) => {
-  const n = areRotated.length;
+const joining = shader((isScaled: boolean, inOctets: boolean, parts: PartFormat[]) => {
+  const n = parts.length;
+  const shared = sharedRows(inOctets);
+  const threads = inOctets ? 256 : 128;
   const eachPair = (k: number, body: string) => `
-    for (var i = local; i < u.heads${k} * u.half; i += WORKGROUP) {
+    for (var i = local / ${shared}u; i < u.heads${k} * u.half; i += WORKGROUP / ${shared}u) {
       let h = i / u.half;
       let c = i % u.half;
       let source = ((b * u.heads${k} + h) * u.length + t) * 2u * u.half + c;
       let first = x${k}[source];
       let second = x${k}[source + u.half];
-      ${areRotated[k] ? ROTATED('-1.0') : 'let a = first; let z = second;'}
+      ${parts[k].isRotated ? ROTATED('-1.0') : 'let a = first; let z = second;'}
       ${body}
     }`;
   return {
@@ -236,44 +260,47 @@ const joining = shader((isScaled: boolean, areRotated: boolean[]) => {
       ...numbered('halves', n, (): ElementType => 'vec2u'),
       ...numbered('scales', n, (): ElementType => (isScaled ? 'f32' : undefined)),
     },
-    inputs: {...numbered('x', n, (): ElementType => 'vec4f'), ...TABLES(areRotated.includes(true))},
+    inputs: {
+      ...numbered('x', n, (): ElementType => 'vec4f'),
+      ...TABLES(parts.some(({isRotated}) => isRotated)),
+    },
     uniforms: {
       ...numbered('heads', n, () => 'u32'),
       rows: 'u32',
+      groups: 'u32',
       half: 'u32',
       length: 'u32',
       tableStride: 'u32',
     },
-    workgroup: 128,
+    workgroup: threads,
     header: HALVES_HEADER,
     globals: `
 ${HALVES}
 ${shiftTo(0)}
-${largestOverWorkgroup(128)}`,
+${largestOverWorkgroup(threads, shared)}`,
     body: `
-  if (flatGroup >= ${n}u * u.rows) { return; }
-  let row = flatGroup % u.rows;
+  if (flatGroup >= ${n}u * u.groups) { return; }
+  let row = min(flatGroup % u.groups * ${shared}u + local % ${shared}u, u.rows - 1u);
   let b = row / u.length;
   let t = row % u.length;
   var scale = 1.0;
   ${times(
     n,
-    (k) => `if (flatGroup / u.rows == ${k}u) {
+    (k) => `if (flatGroup / u.groups == ${k}u) {
     ${
       isScaled
         ? `var largest = 0.0;
     ${eachPair(k, 'largest = max(largest, max(largestOf4(a), largestOf4(z)));')}
     let shift = shiftOf(largestOverWorkgroup(largest, local));
     scale = powerOfTwo(shift);
-    if (local == 0u) { scales${k}[row] = powerOfTwo(-shift); }`
+    if (local < ${shared}u) { scales${k}[row] = powerOfTwo(-shift); }`
         : ''
     }
     ${eachPair(
       k,
       `
-      let to = (row * u.heads${k} + h) * 2u * u.half + c;
-      halves${k}[to] = halved(scale * a);
-      halves${k}[to + u.half] = halved(scale * z);`,
+      halves${k}[${pairAt(parts[k].quads, inOctets)[0]}] = halved(scale * a);
+      halves${k}[${pairAt(parts[k].quads, inOctets)[1]}] = halved(scale * z);`,
     )}
   }`,
   )}`,

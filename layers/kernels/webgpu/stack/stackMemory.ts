@@ -36,7 +36,8 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const wholeChunk = chunkRows(hidden, intermediate, checkpointing !== false);
   const part = Math.min(rows, partRows(hidden, wholeChunk));
   const chunk = Math.min(part, wholeChunk);
-  const isWritten = areMany(chunk, isQuantized) || usesOctets(backend, rows, [hidden, intermediate]);
+  const widths = [hidden, intermediate, query, keyValue / 2];
+  const isWritten = areMany(chunk, isQuantized) || usesOctets(backend, rows, widths);
   const weight = isWritten ? HALF * hidden * intermediate : 0;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =

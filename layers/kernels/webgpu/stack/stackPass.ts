@@ -4,7 +4,7 @@ import {PROJECTIONS, type PreparedStack, type StackAttributes} from '../../../op
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {makeScratch} from '../device/makeScratch.ts';
 import {moveBuffer} from '../device/moveBuffer.ts';
-import {makeOctets, usesOctets} from '../device/octets.ts';
+import {makeHalves, usesOctets, wholeOf} from '../device/octets.ts';
 import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
 import {isDryRun} from '../device/runShader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -71,7 +71,7 @@ interface Kept {
 
 /** The results of attention. */
 interface Attended {
-  attended: tf.TensorInfo;
+  attended: RowsView;
   logSums: tf.TensorInfo;
 }
 
@@ -109,7 +109,7 @@ export class StackPass {
   private readonly parts: Part[];
   /** Number of rows that feed-forward takes at a time. */
   private readonly chunk: number;
-  /** Whether normed rows, gradients and the rows of feed-forward are in octets, for faster products. */
+  /** Whether all rows that products read are in octets, for faster products. */
   private readonly inOctets: boolean;
 
   /**
@@ -125,12 +125,14 @@ export class StackPass {
     const {cos, sin, segments} = tables;
     this.attributes = stack.attributes;
     this.blocks = blocksOf(stack);
-    this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments};
     this.rows = batch * length;
     this.size = size;
     this.chunk = chunkRows(size, intermediateSize, checkpointing !== false);
     this.parts = split({begin: 0, count: this.rows}, partRows(size, this.chunk));
-    this.inOctets = usesOctets(backend, this.rows, [size, intermediateSize]);
+    const widths = [size, intermediateSize, heads * headDim, keyValueHeads * headDim];
+    const inOctets = usesOctets(backend, this.rows, widths);
+    this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments, inOctets};
+    this.inOctets = inOctets;
   }
 
   /** Returns the value and, if `isRecorded`, what the blocks keep, or a tensor that stands for it in host memory. */
@@ -382,8 +384,9 @@ export class StackPass {
     const sums: Sums = {};
     const known = rest ?? kept.attended;
     let made = known ? undefined : this.makeHeads(block, x, false);
-    const {attended, logSums} =
+    const {attended: whole, logSums} =
       known ?? attendRows(backend, this.attention, (made as MadeHeads).heads, false);
+    const attended = this.storedView(whole, 0, this.rows);
     const lows = this.parts.map((part) => this.hiddenGrad(block, part, {x, attended, rest}, d, sums));
     if (rest) {
       const {query, key, value, gate, up, h} = rest;
@@ -518,9 +521,7 @@ export class StackPass {
 
   /** Makes float16 rows. */
   private halves(rows: number, cols: number, inOctets = false, isKept = false): tf.TensorInfo {
-    return inOctets
-      ? makeOctets(this.backend, rows, cols, isKept)
-      : makeScratch(this.backend, [rows, cols / 2], 'int32', isKept);
+    return makeHalves(this.backend, rows, cols, {inOctets, isKept});
   }
 
   private gates(rows: number, areKept = false): Gates {
@@ -529,10 +530,13 @@ export class StackPass {
     return {gate: make(), up: make()};
   }
 
-  /** Returns rows of gates, which may come from the engine as plain tensors. */
   private viewsOf({gate, up}: Gates, begin: number, count: number): GateViews {
-    const view = (of: tf.TensorInfo) => rowsView({...of, inOctets: this.inOctets}, begin, count);
-    return {gate: view(gate), up: view(up)};
+    return {gate: this.storedView(gate, begin, count), up: this.storedView(up, begin, count)};
+  }
+
+  /** Returns rows of a tensor that is in octets if the pass uses them, also if it comes from the engine as a plain one. */
+  private storedView(x: tf.TensorInfo, begin: number, count: number): RowsView {
+    return rowsView({...x, inOctets: this.inOctets}, begin, count);
   }
 
   private packed(): PackedTensors {
@@ -592,7 +596,7 @@ const REST = ['query', 'key', 'value', 'attended', 'logSums', 'gate', 'up'] as c
 function tensorsOf({x, attended, rest}: Kept): tf.TensorInfo[] {
   const ofAttention = attended ? [attended.attended, attended.logSums] : [];
   const ofRest = rest ? [...REST.map((name) => rest[name]), rest.h.halves, rest.h.scales] : [];
-  return [x.halves, x.scales, ...ofAttention, ...ofRest];
+  return [x.halves, x.scales, ...ofAttention, ...ofRest].map(wholeOf);
 }
 
 function keptFrom([halves, scales, ...rest]: tf.TensorInfo[]): Kept {
