@@ -76,63 +76,83 @@ export function exchangeOf(layout: Layout, dim: number, keepsOrder: boolean, par
   const shape: Shape = {blocks, cols, dim};
   const perRow = 2 / blocks;
   const width = cols / perRow;
-  const pairs = Array.from({length: width / 8}, (_, pair) => pair);
   const at = (step: number) => `${step * cols * halfStride(dim)}u`;
   return {
+    ...lanesOf(width, size),
     /** Waits until a subgroup has read and written what comes before. */
     wait: keepsOrder ? '' : 'workgroupBarrier();',
     globals: `${HALF_SUM}
 var<workgroup> scores: array<vec4u, ${subgroups * parts * size}>;`,
     declarations: `
-  let laneRow = lane / ${perRow}u;
-  let part = (lane % ${perRow}u) * ${width}u; // the lane's first column
+  let laneRow = lane % ${16 * blocks}u;
+  let part = lane / ${16 * blocks}u * ${width}u; // the lane's first column
   let region = subgroup * ${parts * size}u;
   let mine = region + laneRow * ${stride}u + part / 8u;`,
-    /** Number of vectors of four numbers in a lane. */
-    vectors: width / 4,
     /** Multiplies `left · tileᵀ` in a step of the tiles, for `read`; the inner side in `count` parts. */
     multiply: (left: string, tile: string, step: number, count = 1) =>
       times(count, (part) =>
         scoresOf(left, tile, at(step), `region + ${part * size}u`, shape, {part, parts: count}),
       ),
+    /** Adds the product of what was written with a tile to `sums`. */
+    accumulate: (sums: string, tile: string, step: number) => accumulate(sums, tile, at(step), shape),
+    /** Reduces over the lanes of a row. */
+    overRow: (reduce: (other: string) => string, value: string) =>
+      perRow === 2 ? reduce(`subgroupShuffleXor(${value}, 16u)`) : value,
+  };
+}
+
+/**
+ * WGSL of lanes that have `width` numbers each in a row of `scores`, from the vector `mine` on.
+ *
+ * @param partSize the vectors between the parts of a product
+ */
+export function lanesOf(width: number, partSize: number) {
+  const vectors = width / 4;
+  const pairs = Array.from({length: width / 8}, (_, pair) => pair);
+  return {
+    /** Number of vectors of four numbers in a lane. */
+    vectors,
     /** Declares the lane's vectors `name0` … of the latest product, the sums of its parts. */
-    read: (name: string, count = 1) =>
+    read: (name: string, count = 1, from = 'mine') =>
       pairs
         .map((pair) => {
           const words = (part: number) => `${name}Words${pair}${part}`;
           const sum = (half: string) =>
             Array.from({length: count}, (_, part) => `widened(${words(part)}.${half})`).join(' + ');
           return `
-    ${times(count, (part) => `let ${words(part)} = scores[mine + ${part * size + pair}u];`)}
+    ${times(count, (part) => `let ${words(part)} = scores[${from} + ${part * partSize + pair}u];`)}
     var ${name}${2 * pair} = ${sum('xy')};
     var ${name}${2 * pair + 1} = ${sum('zw')};`;
         })
         .join(''),
     /** Writes the lane's vectors `name0` …, for `accumulate`. */
-    write: (name: string) =>
+    write: (name: string, to = 'mine') =>
       pairs
         .map(
           (pair) =>
-            `scores[mine + ${pair}u] = vec4u(halved(${name}${2 * pair}), halved(${name}${2 * pair + 1}));`,
+            `scores[${to} + ${pair}u] = vec4u(halved(${name}${2 * pair}), halved(${name}${2 * pair + 1}));`,
         )
         .join('\n'),
-    /** Adds the product of what was written with a tile to `sums`. */
-    accumulate: (sums: string, tile: string, step: number) => accumulate(sums, tile, at(step), shape),
     /** Bounds the lane's scores, if they have a bound. */
     bound: ({isCapped}: AttentionKind) =>
-      isCapped ? times(width / 4, (i) => `score${i} = capped(score${i}, u.softCap * ${LOG2E});`) : '',
+      isCapped ? times(vectors, (i) => `score${i} = capped(score${i}, u.softCap * ${LOG2E});`) : '',
     /** Hides those scores of the lane for whose column `isHidden(column)`. */
     hide: (isHidden: (column: string) => string) =>
       times(
-        width / 4,
+        vectors,
         (i) =>
           `score${i} = select(score${i}, vec4f(-3.0e38), vec4<bool>(${[0, 1, 2, 3].map((e) => isHidden(`${4 * i + e}u`)).join(', ')}));`,
       ),
-    /** Reduces over the lanes of a row. */
-    overRow: (reduce: (other: string) => string, value: string) =>
-      perRow === 2 ? reduce(`subgroupShuffleXor(${value}, 1u)`) : value,
   };
 }
+
+/** WGSL of four changes of scores. */
+export const changes = (weight: string, slope: string, along: string, factor: string): string =>
+  `${weight} * (${slope} - ${along})${factor}`;
+
+/** WGSL for the factor on the slopes of four bounded scores; see `slopeOfBound`. */
+export const factorOf = ({isCapped}: AttentionKind, scores: string): string =>
+  isCapped ? ` * slopeOfCap(${scores}, u.softCap * ${LOG2E})` : '';
 
 /**
  * `Attention` by subgroup matrices: float16 operands and scores, float32 sums. Weights are powers of two relative to a reference

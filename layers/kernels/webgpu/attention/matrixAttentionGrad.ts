@@ -17,14 +17,23 @@ import {
 import {
   type AttentionCall,
   type AttentionGradCall,
-  type AttentionKind,
   attentionShader,
   endOfQueries,
   kindOf,
   uniformsOf,
 } from './attentionShader.ts';
-import {exchangeOf, LOG2E, memoryOf, overKeys, packHeads, rowsOf} from './matrixAttention.ts';
+import {
+  changes,
+  exchangeOf,
+  factorOf,
+  LOG2E,
+  memoryOf,
+  overKeys,
+  packHeads,
+  rowsOf,
+} from './matrixAttention.ts';
 import {largestOf, type PackedSlopes, packSlopes} from './packSlopes.ts';
+import {layoutOfTeams, teamKeyValueGrad} from './teamKeyValueGrad.ts';
 
 /**
  * How workgroups share rows: for the gradient of the query, rows are queries and columns keys; for those of key and value,
@@ -96,14 +105,6 @@ export function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands:
 }
 
 const PACKED = typed(['query', 'key', 'value', 'slopes'], 'vec4u');
-
-/** WGSL of four changes of scores. */
-const changes = (weight: string, slope: string, along: string, factor: string): string =>
-  `${weight} * (${slope} - ${along})${factor}`;
-
-/** WGSL for the factor on the slopes of four bounded scores; see `slopeOfBound`. */
-const factorOf = ({isCapped}: AttentionKind, scores: string): string =>
-  isCapped ? ` * slopeOfCap(${scores}, u.softCap * ${LOG2E})` : '';
 
 const backwardQuery = attentionShader((kind, layout: Layout, keepsOrder: boolean) => {
   const {dim} = kind;
@@ -180,13 +181,15 @@ export function gradKeyValue(
     dim > 64 ? KEY_VALUE_WIDE : KEY_VALUE,
     (tried) => memoryOf(tried, dim, partsOf(dim)) + 8 * tried.steps * tried.cols,
   );
+  const teams = layoutOfTeams(backend, dim);
+  const kind = kindOf(call);
   const dKey = backend.makeTensorInfo(key.shape, 'float32');
   const dValue = backend.makeTensorInfo(key.shape, 'float32');
   runShader(backend, {
-    shader: backwardKeyValue(kindOf(call), layout, keepsOrder),
+    shader: teams ? teamKeyValueGrad(kind, teams) : backwardKeyValue(kind, layout, keepsOrder),
     buffers: {dKey, dValue, segments, ...operands},
     uniforms: uniformsOf(call),
-    workgroups: [Math.ceil(sourceLength / rowsOf(layout)), batch * groups],
+    workgroups: [Math.ceil(sourceLength / (teams ? 16 * teams.subgroups : rowsOf(layout))), batch * groups],
   });
   return [dKey, dValue];
 }

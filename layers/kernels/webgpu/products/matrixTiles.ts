@@ -24,7 +24,12 @@ export interface Layout {
 export interface Shape {
   blocks: number;
   cols: number;
+  /** Numbers of a head that the subgroup multiplies. */
   dim: number;
+  /** Numbers in a row of a tile or of packed rows. Default `dim`. */
+  rowSize?: number;
+  /** Vectors between rows of scores and weights. Default `halfStride(cols)`. */
+  stride?: number;
 }
 
 /**
@@ -83,13 +88,15 @@ export interface Tile {
 }
 
 /**
- * @param name name of the array in workgroup memory
+ * @param name prefix of the registers' names
  * @param source a buffer of packed rows, `array<vec4u>`
+ * @param size the tile's rows, their size and the workgroup's threads; `array` is the name of the array in workgroup memory,
+ *   by default `name`
  */
 export function tileOf(
   name: string,
   source: string,
-  {rows, dim, threads}: {rows: number; dim: number; threads: number},
+  {rows, dim, threads, array = name}: {rows: number; dim: number; threads: number; array?: string},
 ): Tile {
   const perRow = dim / 8;
   const count = rows * perRow;
@@ -111,33 +118,35 @@ export function tileOf(
       times(shares, (i) =>
         guard(
           i,
-          `${name}[${to} + (${at(i)} / ${perRow}u) * ${halfStride(dim)}u + ${at(i)} % ${perRow}u] = ${name}Next${i};`,
+          `${array}[${to} + (${at(i)} / ${perRow}u) * ${halfStride(dim)}u + ${at(i)} % ${perRow}u] = ${name}Next${i};`,
         ),
       ),
   };
 }
 
 /**
- * WGSL that loads each subgroup's `16 · blocks` packed rows of `source` (`array<vec4u>`) as left matrices `name00` …
- * `name<i><d>`, through the subgroup's rows of `scores` from index `region` on.
+ * WGSL that loads each subgroup's `16 · blocks` packed rows as left matrices `name00` … `name<i><d>`, through the subgroup's
+ * rows of `scores` from index `region` on.
  *
+ * @param source a buffer of packed rows, `array<vec4u>`, or returns WGSL of the vector at an index
  * @param base WGSL of the head's first row; `first` is the subgroup's first row after it; rows from `limit` on are
  *   zeros
  */
 export function loadLeft(
   name: string,
-  source: string,
+  source: string | ((index: string) => string),
   {base, first, limit}: Record<'base' | 'first' | 'limit', string>,
-  {blocks, cols, dim}: Shape,
+  {blocks, cols, dim, rowSize = dim}: Shape,
 ): string {
   const stride = halfStride(cols);
+  const vectorAt = typeof source === 'string' ? (index: string) => `${source}[${index}]` : source;
   return times(Math.ceil(dim / cols), (chunk) => {
     const perRow = Math.min(cols, dim - chunk * cols) / 8;
     return `
     for (var i = lane; i < ${16 * blocks * perRow}u; i += 32u) {
       let row = ${first} + i / ${perRow}u;
       var words = vec4u(0);
-      if (row < ${limit}) { words = ${source}[(${base} + row) * ${dim / 8}u + ${(chunk * cols) / 8}u + i % ${perRow}u]; }
+      if (row < ${limit}) { words = ${vectorAt(`(${base} + row) * ${rowSize / 8}u + ${(chunk * cols) / 8}u + i % ${perRow}u`)}; }
       scores[region + (i / ${perRow}u) * ${stride}u + i % ${perRow}u] = words;
     }
     workgroupBarrier();
@@ -164,7 +173,7 @@ export const scoresOf = (
   tile: string,
   at: string,
   to: string,
-  {blocks, dim, cols}: Shape,
+  {blocks, dim, cols, rowSize = dim, stride = halfStride(cols)}: Shape,
   {part, parts}: {part: number; parts: number},
 ): string => {
   const each = (body: (i: number, j: number) => string) =>
@@ -176,34 +185,40 @@ export const scoresOf = (
       times(
         cols / 16,
         (j) => `{
-      let b = subgroupMatrixLoad<Right, col_major>(&${tile}, ${at} + ${16 * j * halfStride(dim) + 2 * (first + m)}u, ${halfStride(dim)}u);
+      let b = subgroupMatrixLoad<Right, col_major>(&${tile}, ${at} + ${16 * j * halfStride(rowSize) + 2 * (first + m)}u, ${halfStride(rowSize)}u);
       ${times(blocks, (i) => `sum${i}${j} = subgroupMatrixMultiplyAccumulate(${left}${i}${first + m}, b, sum${i}${j});`)}
     }`,
       ),
     )}
-    ${each((i, j) => `subgroupMatrixStore<row_major>(&scores, ${to} + ${16 * i * halfStride(cols) + 2 * j}u, sum${i}${j}, ${halfStride(cols)}u);`)}
+    ${each((i, j) => `subgroupMatrixStore<row_major>(&scores, ${to} + ${16 * i * stride + 2 * j}u, sum${i}${j}, ${stride}u);`)}
   }`;
 };
 
 /**
- * WGSL of `name += weights · tile` for the subgroup's `16 · blocks` rows of weights, which are in `scores` from index
- * `region` on.
+ * WGSL of `name += weights · tile` for the subgroup's `16 · blocks` rows of weights, which are in `scores`.
  *
  * @param at WGSL of the tile's first index
+ * @param from WGSL of the weights' first index
  */
-export const accumulate = (name: string, tile: string, at: string, {blocks, dim, cols}: Shape): string =>
+export const accumulate = (
+  name: string,
+  tile: string,
+  at: string,
+  {blocks, dim, cols, rowSize = dim, stride = halfStride(cols)}: Shape,
+  from = 'region',
+): string =>
   times(
     cols / 16,
     (j) => `{
     ${times(
       blocks,
       (i) =>
-        `let w${i} = subgroupMatrixLoad<Left, row_major>(&scores, region + ${16 * i * halfStride(cols) + 2 * j}u, ${halfStride(cols)}u);`,
+        `let w${i} = subgroupMatrixLoad<Left, row_major>(&scores, ${from} + ${16 * i * stride + 2 * j}u, ${stride}u);`,
     )}
     ${times(
       dim / 16,
       (d) => `{
-      let b = subgroupMatrixLoad<Right, row_major>(&${tile}, ${at} + ${16 * j * halfStride(dim) + 2 * d}u, ${halfStride(dim)}u);
+      let b = subgroupMatrixLoad<Right, row_major>(&${tile}, ${at} + ${16 * j * halfStride(rowSize) + 2 * d}u, ${halfStride(rowSize)}u);
       ${times(blocks, (i) => `${name}${i}${d} = subgroupMatrixMultiplyAccumulate(w${i}, b, ${name}${i}${d});`)}
     }`,
     )}

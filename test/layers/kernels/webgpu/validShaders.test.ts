@@ -75,6 +75,7 @@ const isAsked = process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('webgpu
     {dim: 16, window: 0, softCap: 0, isPacked: false},
     {dim: 80, window: 0, softCap: 30, isPacked: true},
     {dim: 128, window: 100, softCap: 0, isPacked: false},
+    {dim: 96, window: 0, softCap: 30, isPacked: true},
   ])(
     'of attention are valid: $dim, $window, $softCap, $isPacked',
     async ({dim, window, softCap, isPacked}) => {
@@ -87,9 +88,13 @@ const isAsked = process.env.TFJS_LORA_TEST_BACKENDS?.split(',').includes('webgpu
         capabilitiesOf(backend).keepsOrder = keepsOrder;
         const [y, logSums] = attend(backend, call);
         const gradients = attendGrad(backend, {...call, inputs: {...call.inputs, dy, y, extra0: logSums}});
-        await expectValid('MatrixAttention', 'MatrixAttentionGradQuery', 'MatrixAttentionGradKeyValue');
         for (const {dataId} of [y, logSums, ...gradients]) backend.disposeData(dataId);
       }
+      // Where teams share keys, both devices have the same shader of the gradients of key and value.
+      await expectValid(
+        ...['MatrixAttention', 'MatrixAttentionGradQuery', 'MatrixAttentionGradKeyValue'],
+        ...['MatrixAttention', 'MatrixAttentionGradQuery'],
+      );
       tf.dispose([query, key, value, dy, ...(segments ? [segments] : [])]);
     },
   );
