@@ -1,4 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
+import {attend, attendGrad} from '../../../../layers/kernels/webgpu/attention/attention.ts';
+import {gradKeyValue, gradOperands} from '../../../../layers/kernels/webgpu/attention/matrixAttentionGrad.ts';
+import {packSlopes} from '../../../../layers/kernels/webgpu/attention/packSlopes.ts';
 import {makeOctets, OCTETS} from '../../../../layers/kernels/webgpu/device/octets.ts';
 import type {RowsView} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import {setTuning} from '../../../../layers/kernels/webgpu/device/tuning.ts';
@@ -96,6 +99,51 @@ describeMatrices('kernels with subgroup matrices, emulated', () => {
       );
     },
   );
+
+  // Wide heads: drivers compile only the kernel of this test in reasonable time.
+  test.each([
+    {
+      name: 'grouped, after cached keys',
+      length: 37,
+      past: 44,
+      dim: 96,
+      window: 0,
+      softCap: 0,
+      isPacked: false,
+    },
+    {name: 'packed, in a window', length: 70, past: 0, dim: 96, window: 40, softCap: 0, isPacked: true},
+    {
+      name: 'bounded, with an odd number of matrices',
+      length: 50,
+      past: 0,
+      dim: 80,
+      window: 0,
+      softCap: 3,
+      isPacked: false,
+    },
+  ])('gradients of key and value by teams: $name', async ({length, past, dim, window, softCap, isPacked}) => {
+    const backend = tf.backend() as unknown as WebGPUBackend;
+    const [query, dy] = [1, 2].map((seed) => normal([2, 4, length, dim], seed));
+    const value = normal([2, 2, length + past, dim], 3);
+    const anyKey = normal([2, 2, length + past, dim], 4);
+    const key = tf.sub(anyKey, tf.slice(anyKey, 0, [2, 2, 1, dim])); // as keys are packed
+    const ids = [0, 1].map((b) => Array.from({length}, (_, t) => Math.floor((t + 30 * b) / 33)));
+    const segments = isPacked ? tf.tensor2d(ids, undefined, 'int32') : undefined;
+    const attrs = {causal: true, scale: dim ** -0.5, window, softCap};
+    const call = {inputs: {query, key, value, segments}, attrs};
+    const capabilities = capabilitiesOf(backend);
+    capabilities.computeDtype = 'float32';
+    const [y, logSums] = attend(backend, call);
+    const expected = attendGrad(backend, {...call, inputs: {...call.inputs, dy, y, extra0: logSums}});
+    capabilities.computeDtype = 'float16';
+    const operands = gradOperands(backend, call, packSlopes(backend, dy, y, logSums), logSums);
+    for (const [i, got] of gradKeyValue(backend, call, operands).entries()) {
+      const [actual, wanted] = [got, expected[i + 1]].map((info) =>
+        tf.engine().makeTensorFromTensorInfo(info),
+      );
+      await expectSame(actual, wanted, 2e-3);
+    }
+  });
 
   test.each([
     {ranks: [8, 3, 16], cols: 48, hasScales: true, inOctets: false},
