@@ -166,10 +166,10 @@ fn keyOrValue(isValue: bool, i: u32) -> vec4u {
     ${lanes.write('change', `mine + ${side + weights}u`)}
     ${store('1u - buffer')}
     workgroupBarrier();
-    if (tile + 2u < tiles1) { // the tile after the next arrives while these are used
+    ${accumulate('out', 'tiles', 'at + ownRight', shape, 'ownWeights')}
+    if (tile + 2u < tiles1) { // the tile after the next arrives while the next is multiplied
       ${loadNext}
     }
-    ${accumulate('out', 'tiles', 'at + ownRight', shape, 'ownWeights')}
     t0 += ${cols}u;
     if (t0 >= lastQuery) { t0 = start; head = min(head + 1u, lastHead); }
   }
