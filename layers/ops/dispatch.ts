@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import {customGradient} from './customGradient.ts';
+import {isSpent} from './freeSpent.ts';
 import {isRecording} from './isRecording.ts';
 import {keptResults} from './keptResults.ts';
 import type {AnyOp, DifferentiableOp, Op} from './op.ts';
@@ -74,7 +75,8 @@ export function dispatchWithGradient<
     },
     (dy, saved) => {
       const named = saved.map((tensor, i) => [read[i] ?? `extra${i - read.length}`, tensor]);
-      return [runKernel(gradient, {dy, ...Object.fromEntries(named)}, attributes)].flat();
+      const given = {dy, ...Object.fromEntries(named)};
+      return [runKernel(gradient, given, {...attributes, isSpent: isSpent(dy)})].flat();
     },
   );
 }

@@ -3,8 +3,11 @@ import {engineState} from './tfjsInternals.ts';
 
 const spentTensors = new WeakSet<tf.Tensor>();
 
-/** Whether nothing reads the gradient of an op's output after the op's own gradient function, which may overwrite it. */
-export const isSpent = (dy: tf.Tensor): boolean => spentTensors.has(dy);
+/**
+ * Whether nothing reads a tensor after the gradient function that gets it, which may overwrite it: the gradient of an
+ * op's output, or what the op had kept.
+ */
+export const isSpent = (given: tf.Tensor): boolean => spentTensors.has(given);
 
 /**
  * Lets backward free, op by op, the tensors that it will not read again: the gradient of an op's output and what the op
@@ -25,7 +28,7 @@ export function freeSpent(given?: tf.Tensor): void {
     node.gradient = (dys) => {
       freeLast(); // all gradients of that op exist by now
       const spent = new Set(dys.filter((dy) => dy != null && dy !== given));
-      for (const dy of spent) spentTensors.add(dy);
+      for (const tensor of [...spent, ...saved]) spentTensors.add(tensor);
       freeLast = () => tf.dispose([...spent, ...saved]);
       const owned = (dx: tf.Tensor) => {
         spent.delete(dx); // passed through unchanged

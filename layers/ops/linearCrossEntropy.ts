@@ -5,8 +5,10 @@ import {tokenLosses} from './crossEntropy.ts';
 import {customGradient} from './customGradient.ts';
 import {hasKernel, runKernel} from './dispatch.ts';
 import {embedding} from './embedding.ts';
+import {isSpent} from './freeSpent.ts';
 import {isRecording} from './isRecording.ts';
 import {op, type Tensors} from './op.ts';
+import {scaleRows} from './scaleRows.ts';
 import {softmaxCrossEntropy, softmaxCrossEntropyOp} from './softmaxCrossEntropy.ts';
 import {storedMatMul} from './storedMatMul.ts';
 import {
@@ -55,7 +57,7 @@ export function linearCrossEntropy(
   assertShapes(hidden, weight, labels);
   if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, {ofEachRow: false, isSpent});
   const total = (losses: tf.Tensor1D[]) => tf.addN(losses.map((chunk) => tf.sum(chunk))) as tf.Scalar;
-  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, total, (dy) => dy);
+  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, total);
 }
 
 /**
@@ -74,10 +76,8 @@ export function linearTokenLosses(
 ): tf.Tensor1D {
   assertShapes(hidden, weight, labels);
   if (fitsKernel(weight, ignoreIndex)) return inOneOp(hidden, weight, labels, {ofEachRow: true, isSpent});
-  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, joined, ofRows);
+  return inChunks(hidden, weight, labels, ignoreIndex, chunkElements, joined);
 }
-
-const ofRows = (dy: tf.Tensor): tf.Tensor => dy.expandDims(1);
 
 const fitsKernel = (weight: StoredMatrix, ignoreIndex: number): boolean =>
   hasKernel(linearCrossEntropyOp) && fits16BitKernels(weight) && ignoreIndex < 0;
@@ -98,7 +98,7 @@ function inOneOp<T extends tf.Tensor>(
       const [value, ...saved] = [runKernel(linearCrossEntropyOp, inputs, attributes)].flat();
       return {value: value as tf.Tensor as T, saved};
     },
-    (dy, [gradient]) => [tf.mul(gradient, options.ofEachRow ? ofRows(dy) : dy)],
+    (dy, [gradient]) => [scaleRows(gradient, dy, isSpent(gradient))],
   );
 }
 
@@ -106,7 +106,6 @@ function inOneOp<T extends tf.Tensor>(
  * The loss composed of other ops.
  *
  * @param combine makes the result of each chunk's losses `[n]`
- * @param factorOf makes the factor on each row's gradient of the result's gradient
  */
 function inChunks<T extends tf.Tensor>(
   hidden: tf.Tensor2D,
@@ -115,7 +114,6 @@ function inChunks<T extends tf.Tensor>(
   ignoreIndex: number,
   chunkElements: number,
   combine: (losses: tf.Tensor1D[]) => T,
-  factorOf: (dy: T) => tf.Tensor,
 ): T {
   const wantsGradient = isRecording();
   return tf.tidy(() =>
@@ -132,7 +130,7 @@ function inChunks<T extends tf.Tensor>(
         );
         return {value: combine(losses), saved};
       },
-      (dy, [gradient]) => [tf.mul(gradient, factorOf(dy))],
+      (dy, [gradient]) => [scaleRows(gradient, dy, isSpent(gradient))],
     ),
   );
 }

@@ -10,6 +10,12 @@ export type Tensors<Names extends string> = Record<Names, tf.TensorInfo>;
 export type GradientInputs<Inputs, Read> = Tensors<'dy' | Extract<Read, 'y'>> &
   Pick<Inputs, Extract<Read, keyof Inputs>> & {[extra: `extra${number}`]: tf.TensorInfo};
 
+/** What gradient kernels are told besides the attributes of their op. */
+export interface Spent {
+  /** Whether `dy` is not needed again, so that the kernel may overwrite it. Default false. */
+  isSpent?: boolean;
+}
+
 /** How an op with its own kernels is differentiated; see `dispatchWithGradient`. */
 export interface GradientRule<Inputs, Read> {
   /** The inputs that get a gradient, in the order in which the gradient kernel returns them. */
@@ -52,7 +58,7 @@ export class DifferentiableOp<
   Value = unknown,
   Read extends string = string,
 > extends Op<Inputs, Attributes, Value | [Value, ...tf.Tensor[]]> {
-  readonly gradient: Op<GradientInputs<Inputs, Read>, Attributes, tf.Tensor | tf.Tensor[]>;
+  readonly gradient: Op<GradientInputs<Inputs, Read>, Attributes & Spent, tf.Tensor | tf.Tensor[]>;
 
   constructor(
     kernelName: string,

@@ -7,6 +7,7 @@ import {addN} from './elementwise/addN.ts';
 import {greedyChoice} from './elementwise/greedyChoice.ts';
 import {rmsNorm, rmsNormGrad} from './elementwise/rmsNorm.ts';
 import {rotaryEmbedding, rotaryEmbeddingGrad} from './elementwise/rotaryEmbedding.ts';
+import {scaleRows} from './elementwise/scaleRows.ts';
 import {softmaxCrossEntropy} from './elementwise/softmaxCrossEntropy.ts';
 import {swiGLU, swiGLUGrad} from './elementwise/swiGLU.ts';
 import {transpose} from './elementwise/transpose.ts';
@@ -55,6 +56,7 @@ const KERNELS: tf.KernelConfig[] = [
   rmsNormGrad,
   rotaryEmbedding,
   rotaryEmbeddingGrad,
+  scaleRows,
   softmaxCrossEntropy,
   storedMatMul,
   swiGLU,

@@ -39,7 +39,7 @@ afterAll(() => {
   for (const {kernelName, backendName} of KERNELS) tf.unregisterKernel(kernelName, backendName);
 });
 
-test('a gradient kernel gets dy, the declared inputs that exist, and what forward kept', () => {
+test('a gradient kernel gets dy, whether it may overwrite it, the declared inputs that exist, and what forward kept', () => {
   const [x, shift] = [tf.tensor1d([1, 2, 3]), tf.tensor1d([5])];
   const composed = () => {
     throw new Error('composed');
@@ -49,5 +49,5 @@ test('a gradient kernel gets dy, the declared inputs that exist, and what forwar
   )(x, tf.tensor1d([1, 10, 100]));
   expect([...value.dataSync()]).toEqual([8, 17, 32]);
   expect([...grad.dataSync()]).toEqual([6, 120, 1800]);
-  expect(seen).toEqual([{inputs: ['dy', 'x', 'extra0'], attrs: {factor: 3}}]);
+  expect(seen).toEqual([{inputs: ['dy', 'x', 'extra0'], attrs: {factor: 3, isSpent: false}}]);
 });

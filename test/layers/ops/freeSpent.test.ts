@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs';
-import {freeSpent} from '../../../layers/ops/freeSpent.ts';
+import {freeSpent, isSpent} from '../../../layers/ops/freeSpent.ts';
 import {describeEachBackend, expectNoLeak} from '../../describeEachBackend.ts';
 import {expectClose} from '../../expectClose.ts';
 
@@ -37,6 +37,29 @@ describeEachBackend('freeSpent', () => {
       })(x, dy);
     expectNoLeak(run);
     expect(dy.isDisposed).toBe(false);
+  });
+
+  test('marks a gradient and what an op kept for it as spent, but not the gradient that the caller owns', () => {
+    const marks: Record<string, boolean[]> = {};
+    const named = (name: string) =>
+      tf.customGrad((x, save) => {
+        (save as tf.GradSaveFunc)([x as tf.Tensor]);
+        const gradFunc = (dy: tf.Tensor, [kept]: tf.Tensor[]) => {
+          marks[name] = [isSpent(dy), isSpent(kept)];
+          return dy.mul(kept);
+        };
+        return {value: (x as tf.Tensor).clone(), gradFunc};
+      });
+    const dy = tf.ones([6, 2]);
+    const run = () =>
+      tf.grad((x: tf.Tensor) => {
+        const y = named('last')(named('first')(x));
+        freeSpent(dy);
+        return y;
+      })(input(), dy);
+    tf.tidy(run);
+    expect(marks).toEqual({last: [false, true], first: [true, true]});
+    dy.dispose();
   });
 
   test('holds one gradient at a time along a chain', () => {

@@ -6,6 +6,7 @@ import {runShader} from '../device/runShader.ts';
 import {shader, typed} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import {ownTensor} from './elementwise.ts';
 
 /** `RMSNorm` (layers/ops/rmsNorm.ts), a workgroup per row. */
 export const rmsNorm = kernel(rmsNormOp, 'webgpu', ({inputs, attrs, backend}) => {
@@ -26,13 +27,14 @@ export function normalized(
   return y;
 }
 
-/** The gradient of `x`; the weight is frozen wherever this runs. */
+/** The gradient of `x`, which overwrites `dy` if that is spent; the weight is frozen wherever this runs. */
 export const rmsNormGrad = kernel(rmsNormOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {
   const {x, weight, dy} = inputs;
+  const {epsilon, isSpent = false} = attrs;
   const [rows, cols] = sidesOf(x);
-  const dx = backend.makeTensorInfo(x.shape, 'float32');
-  const uniforms = {rows, cols, epsilon: attrs.epsilon};
-  const buffers = {y: dx, x, weight, dy};
+  const dx = ownTensor(backend, dy, isSpent);
+  const uniforms = {rows, cols, epsilon};
+  const buffers = {y: dx, x, weight};
   if (rows > 0) runShader(backend, {shader: backward(), buffers, uniforms, workgroups: rows});
   return [dx];
 });
@@ -48,17 +50,17 @@ const forward = rowShader(
 
 const backward = rowShader(
   'RMSNormGrad',
-  ['x', 'weight', 'dy'],
+  ['x', 'weight'], // y is dy at first
   `
   var product = 0.0;
   for (var c = local; c < u.cols; c += WORKGROUP) {
     squares += x[at + c] * x[at + c];
-    product += x[at + c] * dy[at + c] * weight[c];
+    product += x[at + c] * y[at + c] * weight[c];
   }
   let inverseRms = inverseSqrt(sumOverWorkgroup(squares, local) / f32(u.cols) + u.epsilon);
   let along = sumOverWorkgroup(product, local) * inverseRms * inverseRms / f32(u.cols);
   for (var c = local; c < u.cols; c += WORKGROUP) {
-    y[at + c] = inverseRms * (dy[at + c] * weight[c] - x[at + c] * along);
+    y[at + c] = inverseRms * (y[at + c] * weight[c] - x[at + c] * along);
   }`,
 );
 

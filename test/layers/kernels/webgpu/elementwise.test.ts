@@ -1,11 +1,13 @@
 import * as tf from '@tensorflow/tfjs';
 import {adamWUpdate} from '../../../../layers/ops/adamWUpdate.ts';
+import {runKernel} from '../../../../layers/ops/dispatch.ts';
 import {embedding} from '../../../../layers/ops/embedding.ts';
 import {globalNorm} from '../../../../layers/ops/globalNorm.ts';
 import {loraLinear} from '../../../../layers/ops/loraLinear.ts';
 import {pack16} from '../../../../layers/ops/pack16.ts';
-import {rmsNorm} from '../../../../layers/ops/rmsNorm.ts';
+import {rmsNorm, rmsNormOp} from '../../../../layers/ops/rmsNorm.ts';
 import {rotaryEmbedding} from '../../../../layers/ops/rotaryEmbedding.ts';
+import {scaleRows} from '../../../../layers/ops/scaleRows.ts';
 import {softmaxCrossEntropy} from '../../../../layers/ops/softmaxCrossEntropy.ts';
 import {swiGLU} from '../../../../layers/ops/swiGLU.ts';
 import {unpack16} from '../../../../layers/ops/unpack16.ts';
@@ -27,6 +29,38 @@ describeWebGPU('elementwise kernels', () => {
       [normal(shape, 4, 10)],
     );
     weight.dispose();
+  });
+
+  test('the gradient of rmsNorm overwrites dy if it is spent and nobody else has it', async () => {
+    const [x, weight, dy] = [normal([3, 20], 1), normal([20], 2), normal([3, 20], 3)];
+    const run = (dy: tf.Tensor, isSpent: boolean) =>
+      [runKernel(rmsNormOp.gradient, {x, weight, dy}, {epsilon: 1e-5, isSpent})].flat()[0];
+    const expected = run(dy, false);
+    const shared = dy.clone();
+    const fromShared = run(shared, true);
+    expect(fromShared.dataId).not.toBe(dy.dataId);
+    shared.dispose();
+    const got = run(dy, true);
+    expect(got.dataId).toBe(dy.dataId);
+    await expectSame(fromShared, expected.clone(), 0);
+    await expectSame(got, expected, 0);
+    tf.dispose([x, weight, dy]);
+  });
+
+  test.each([
+    ['factors of rows', [5]],
+    ['one factor', []],
+  ])('scaleRows with %s, over the rows if they are spent', async (_, shape) => {
+    const [x, factors] = [normal([5, 7], 1), normal(shape, 2)];
+    const expected = tf.tidy(() => tf.mul(x, shape.length === 0 ? factors : factors.expandDims(1)));
+    const fresh = scaleRows(x, factors);
+    expect(fresh.dataId).not.toBe(x.dataId);
+    await expectSame(fresh, expected.clone(), 0);
+    expectNoLeak(() => scaleRows(x, factors));
+    const over = scaleRows(x, factors, true);
+    expect(over.dataId).toBe(x.dataId);
+    await expectSame(over, expected, 0);
+    tf.dispose([x, factors]);
   });
 
   test.each([1, 2])('rotaryEmbedding with tables of batch %d', async (batch) => {
