@@ -16,12 +16,16 @@ import {multiplyPacked, splitsOf} from '../products/multiply.ts';
 import {isProjected} from '../products/packAndProject.ts';
 import type {PackedRows} from '../products/packRows.ts';
 import type {Product, Result} from '../products/product.ts';
+import type {SharedWeights} from '../weights/sharedWeights.ts';
 import {usingWeight} from '../weights/usingWeight.ts';
+import type {Multiplier} from '../weights/weightFormat.ts';
 
 /** A linear layer of a stack: its frozen weight and, if it has a rank, `a` and `b` of its low-rank path. */
 export interface Projection {
   attributes: ProjectionAttributes;
   tensors: StoredTensors;
+  /** Where products of other rows find the weight as it was written for this one. Default: it is written for each. */
+  weights?: SharedWeights;
 }
 
 /** The gradients of a low-rank path. */
@@ -155,13 +159,13 @@ function multiplyAdapted(
   backend: WebGPUBackend,
   x: PackedRows,
   low: tf.TensorInfo | undefined,
-  {attributes, tensors}: Projection,
+  {attributes, tensors, weights}: Projection,
   result: Result,
   isForward: boolean,
 ): void {
   const {shape, inOctets} = x.halves;
   const use = {rowCount: shape[0], transposeWeight: isForward, inOctets};
-  usingWeight(backend, tensors, attributes, use, (multiplier) => {
+  const multiply = (multiplier: Multiplier) => {
     const product: Product = {x: x.halves, ...multiplier};
     const {a, b} = tensors;
     if (low && splitsOf(backend, product) === 1 && isProjected(low.shape[1])) {
@@ -175,5 +179,7 @@ function multiplyAdapted(
     const kind = result.kind === 'halves' ? 'halves' : 'added';
     expandInto(backend, low, factor, {y: result.y, kind}, x.scales);
     if (isForward) backend.disposeData(factor.dataId);
-  });
+  };
+  if (weights) multiply(weights.of(tensors, attributes, use));
+  else usingWeight(backend, tensors, attributes, use, multiply);
 }

@@ -10,6 +10,7 @@ import {isDryRun} from '../device/runShader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
 import {type PackedRows, type PackedTensors, packRows, type Rows} from '../products/packRows.ts';
+import {SharedWeights} from '../weights/sharedWeights.ts';
 import {
   type AttentionSettings,
   attendRows,
@@ -57,6 +58,8 @@ interface Block extends Record<Name, Projection> {
 interface ReadyBlock extends Block {
   paths: LowRankPaths;
   slopePaths?: LowRankPaths;
+  /** Weights that are written once for several parts of the rows. Default: each is written for each part. */
+  weights?: SharedWeights;
 }
 
 /**
@@ -158,8 +161,11 @@ export class StackPass {
       this.addProjection(block, 'o_proj', attended, hidden);
       if (!isAllKept && !isAttendedKept) this.free(attended, logSums);
       const rest = isAllKept ? {h: this.packed(), ...this.gates(this.rows, true)} : undefined;
-      for (const {begin, count} of split({begin: 0, count: this.rows}, this.chunk))
-        this.feedForward(block, rowsView(hidden, begin, count), rest, begin);
+      const chunks = split({begin: 0, count: this.rows}, this.chunk);
+      this.sharingWeights(block, chunks, (sharing) => {
+        for (const {begin, count} of chunks)
+          this.feedForward(sharing, rowsView(hidden, begin, count), rest, begin);
+      });
       block.paths.dispose();
       const own = x && {
         x,
@@ -282,19 +288,22 @@ export class StackPass {
   private makeHeads(block: ReadyBlock, x: Rows, areKept: boolean, kept?: PackedTensors): MadeHeads {
     const {backend, attention} = this;
     const heads = makeAllHeads(backend, attention, areKept);
-    const lows = this.parts.map(({begin, count}) => {
+    const makePart = (block: ReadyBlock, {begin, count}: Part) => {
       const normed = this.halves(count, this.size, this.inOctets);
       const packed = kept && packedView(kept, begin, count);
       normalizeRows(backend, viewOf(x, begin, count), this.norm(block.inputNorm), normed, packed);
       const lows = this.lows(block, QUERY_KEY_VALUE, normed);
       const [query, key, value] = QUERY_KEY_VALUE.map((name) =>
-        this.projected(block[name], normed, lows[name]),
+        this.projected(this.layer(block, name), normed, lows[name]),
       );
       this.free(normed);
       splitInto(backend, attention, heads, {query, key, value}, begin);
       this.free(query, key, value);
       return lows;
-    });
+    };
+    const lows = this.sharingWeights(block, this.parts, (sharing) =>
+      this.parts.map((part) => makePart(sharing, part)),
+    );
     return {heads, lows};
   }
 
@@ -307,7 +316,7 @@ export class StackPass {
 
   private addProjection(block: ReadyBlock, name: Name, x: RowsView, sum: RowsView): void {
     const low = this.lows(block, [name], x)[name];
-    runProjection(this.backend, {halves: x}, low, block[name], {y: sum, kind: 'added'});
+    runProjection(this.backend, {halves: x}, low, this.layer(block, name), {y: sum, kind: 'added'});
     this.free(low);
   }
 
@@ -320,6 +329,20 @@ export class StackPass {
       paths: new LowRankPaths(backend, shared, true),
       slopePaths: isBackward ? new LowRankPaths(backend, alone, false) : undefined,
     };
+  }
+
+  /** Calls `body` with a block whose weights are written once for all these parts of the rows. */
+  private sharingWeights<T>(block: ReadyBlock, parts: Part[], body: (sharing: ReadyBlock) => T): T {
+    if (parts.length === 1) return body(block);
+    const weights = new SharedWeights(this.backend);
+    const result = body({...block, weights});
+    weights.dispose();
+    return result;
+  }
+
+  /** Returns a layer of the block, for its products. */
+  private layer(block: ReadyBlock, name: Name): Projection {
+    return {...block[name], weights: block.weights};
   }
 
   /** Computes the narrow sides of the low-rank paths of layers that share `x`. */
@@ -366,8 +389,10 @@ export class StackPass {
     const lows = this.lows(block, GATE_UP, normed);
     if (!areKnown) {
       const x = {halves: normed};
-      runProjection(backend, x, lows.gate_proj, block.gate_proj, {y: gates.gate, kind: 'halves'});
-      runProjection(backend, x, lows.up_proj, block.up_proj, {y: gates.up, kind: 'halves'});
+      for (const [i, name] of GATE_UP.entries()) {
+        const y = [gates.gate, gates.up][i];
+        runProjection(backend, x, lows[name], this.layer(block, name), {y, kind: 'halves'});
+      }
     }
     const product = this.halves(count, this.attributes.intermediateSize, this.inOctets);
     gateRows(backend, gates, product);
@@ -387,14 +412,20 @@ export class StackPass {
     const {attended: whole, logSums} =
       known ?? attendRows(backend, this.attention, (made as MadeHeads).heads, false);
     const attended = this.storedView(whole, 0, this.rows);
-    const lows = this.parts.map((part) => this.hiddenGrad(block, part, {x, attended, rest}, d, sums));
+    const chunks = split({begin: 0, count: this.rows}, this.chunk);
+    const lows = this.sharingWeights(block, chunks, (sharing) =>
+      this.parts.map((part) => this.hiddenGrad(sharing, part, {x, attended, rest}, d, sums)),
+    );
     if (rest) {
       const {query, key, value, gate, up, h} = rest;
       made = {heads: {query, key, value}, lows: []};
       this.free(gate, up, h.halves, h.scales);
     }
     made ??= this.makeHeads(block, x, false);
-    this.attendGrad(block, {x, made, attention: {attended, logSums}, lows}, d, isInputWanted, sums);
+    const given = {x, made, attention: {attended, logSums}, lows};
+    this.sharingWeights(block, this.parts, (sharing) =>
+      this.attendGrad(sharing, given, d, isInputWanted, sums),
+    );
     this.free(x.halves, x.scales);
     return sums;
   }
@@ -411,7 +442,8 @@ export class StackPass {
     const halves = rowsView(attended, begin, count);
     const {o_proj: low} = this.lows(block, ['o_proj'], halves);
     const h = rest ? packedView(rest.h, begin, count) : unpackRows(backend, packedView(x, begin, count));
-    if (!('halves' in h)) runProjection(backend, {halves}, low, block.o_proj, {y: h, kind: 'added'});
+    if (!('halves' in h))
+      runProjection(backend, {halves}, low, this.layer(block, 'o_proj'), {y: h, kind: 'added'});
     for (const chunk of split({begin, count}, this.chunk)) {
       const gates = rest && this.viewsOf(rest, chunk.begin, chunk.count);
       const dh = rowsView(d, chunk.begin, chunk.count);
@@ -439,7 +471,7 @@ export class StackPass {
     const lowSlope = this.adapterGrad(block, 'down_proj', ofDown, sums);
     this.free(product); // its buffer is the gradient's
     const dProduct = this.halves(count, this.attributes.intermediateSize, this.inOctets);
-    runInputGrad(backend, slope, lowSlope, block.down_proj, {y: dProduct, kind: 'halves'});
+    runInputGrad(backend, slope, lowSlope, this.layer(block, 'down_proj'), {y: dProduct, kind: 'halves'});
     const gradients = kept ? this.gates(count) : (gates as Gates);
     gateRowsGrad(backend, gates, dProduct, kept && gradients);
     this.free(dProduct);
@@ -448,7 +480,8 @@ export class StackPass {
       const halves = [gradients.gate, gradients.up][i];
       const dy = {halves, scales: slope.scales};
       const low = this.adapterGrad(block, name, {x: {halves: normed}, dy, low: lows[name]}, sums);
-      runInputGrad(backend, dy, low, block[name], {y: dNormed, kind: i === 0 ? 'float32' : 'added'});
+      const result = {y: dNormed, kind: i === 0 ? 'float32' : 'added'} as const;
+      runInputGrad(backend, dy, low, this.layer(block, name), result);
     }
     this.free(normed, slope.halves, slope.scales, gradients.gate, gradients.up);
     addNormalizationGrad(backend, h, this.norm(block.postNorm), dNormed, d);
@@ -473,7 +506,7 @@ export class StackPass {
       const halves = rowsView(attention.attended, begin, count);
       const lowSlope = this.adapterGrad(block, 'o_proj', {x: {halves}, dy: slope, low: lows[i]}, sums);
       const y = rowsView(dy.halves, begin, count);
-      runInputGrad(backend, slope, lowSlope, block.o_proj, {y, kind: 'halves'});
+      runInputGrad(backend, slope, lowSlope, this.layer(block, 'o_proj'), {y, kind: 'halves'});
       this.free(slope.halves);
     }
     const gradients = attendRowsGrad(backend, this.attention, made.heads, {...attention, dy});
@@ -488,7 +521,7 @@ export class StackPass {
         const dy = packedView(whole, begin, count);
         const low = this.adapterGrad(block, name, {x: {halves: normed}, dy, low: lows[name]}, sums);
         const result = dNormed && ({y: dNormed, kind: j === 0 ? 'float32' : 'added'} as const);
-        runInputGrad(backend, dy, low, block[name], result);
+        runInputGrad(backend, dy, low, this.layer(block, name), result);
       }
       this.free(normed);
       if (!dNormed) continue;

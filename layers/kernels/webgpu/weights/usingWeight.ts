@@ -1,3 +1,4 @@
+import type * as tf from '@tensorflow/tfjs';
 import type {HalfFormat, StoredFormat, StoredTensors} from '../../../ops/storedMatrix.ts';
 import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
@@ -19,7 +20,7 @@ export const areMany = (rowCount: number, isQuantized: boolean): boolean =>
   rowCount >= (isQuantized ? MANY_ROWS.quantized : MANY_ROWS.half);
 
 /** What a weight is used for. */
-interface Use {
+export interface Use {
   /** Rows of the products. */
   rowCount: number;
   /** See {@link Multiplier}. */
@@ -28,18 +29,38 @@ interface Use {
   inOctets?: boolean;
 }
 
-/**
- * Calls `use` with a weight of any type as it is stored or, for many rows in float16, as a matrix that is freed right
- * after, unless it is too large for a buffer. For `x · Wᵀ` by subgroup matrices that matrix is Wᵀ, because a product
- * reads long rows of its second operand faster than short ones: 296 instead of 277 TFLOP/s on an H200.
- */
+/** A weight as products read it. */
+export interface ReadableWeight {
+  multiplier: Multiplier;
+  /** The matrix that was written for it, if any, to be disposed. */
+  written?: tf.TensorInfo;
+}
+
+/** Calls `use` with a weight as {@link readableWeight} returns it, and frees what was written. */
 export function usingWeight<T>(
   backend: WebGPUBackend,
   inputs: StoredTensors,
   attributes: StoredFormat,
-  {rowCount, transposeWeight, inOctets = false}: Use,
+  purpose: Use,
   use: (multiplier: Multiplier) => T,
 ): T {
+  const {multiplier, written} = readableWeight(backend, inputs, attributes, purpose);
+  const result = use(multiplier);
+  if (written) backend.disposeData(written.dataId);
+  return result;
+}
+
+/**
+ * Returns a weight of any type as it is stored or, for many rows in float16, as a matrix that is written here, unless
+ * it is too large for a buffer. For `x · Wᵀ` by subgroup matrices that matrix is Wᵀ, because a product
+ * reads long rows of its second operand faster than short ones: 296 instead of 277 TFLOP/s on an H200.
+ */
+export function readableWeight(
+  backend: WebGPUBackend,
+  inputs: StoredTensors,
+  attributes: StoredFormat,
+  {rowCount, transposeWeight, inOctets = false}: Use,
+): ReadableWeight {
   const {rows, cols} = attributes;
   const weight = formatOf(backend, inputs, attributes);
   const {computeDtype, hasMatrices} = capabilitiesOf(backend);
@@ -48,7 +69,7 @@ export function usingWeight<T>(
   const isWorthIt = (inOctets || areMany(rowCount, isQuantized)) && (isQuantized || isTurned);
   const isBindable = 2 * rows * cols <= backend.device.limits.maxStorageBufferBindingSize;
   if (computeDtype === 'float32' || !isWorthIt || !isBindable || cols % 8 !== 0)
-    return use({weight, rows, cols, transposeWeight});
+    return {multiplier: {weight, rows, cols, transposeWeight}};
   const [tall, wide] = isTurned ? [cols, rows] : [rows, cols];
   const halves = makeScratch(backend, [tall, wide / 2], 'int32');
   const buffers = {halves, ...weight.tensors};
@@ -67,14 +88,13 @@ export function usingWeight<T>(
       uniforms: {octets, ...weight.values},
       threads: Math.ceil(octets / OCTETS),
     });
-  const result = use({
+  const multiplier = {
     weight: storedFormat({parts: [halves], rows: tall}, 'float16', wide),
     rows: tall,
     cols: wide,
     transposeWeight: transposeWeight && !isTurned,
-  });
-  backend.disposeData(halves.dataId);
-  return result;
+  };
+  return {multiplier, written: halves};
 }
 
 const isHalf = (attributes: StoredFormat): attributes is HalfFormat =>

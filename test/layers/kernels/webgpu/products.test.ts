@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
+import {SharedWeights} from '../../../../layers/kernels/webgpu/weights/sharedWeights.ts';
 import {usingWeight} from '../../../../layers/kernels/webgpu/weights/usingWeight.ts';
 import {dequantizeRows} from '../../../../layers/ops/dequantizeRows.ts';
 import {linear} from '../../../../layers/ops/linear.ts';
@@ -125,6 +126,22 @@ describeWebGPU('products with stored weights', () => {
         Object.defineProperty(device, 'limits', {value: limits, configurable: true});
       }
       await expectSame(quantizedMatMul(x, weight, true), expected, TOLERANCE[computeDtype]);
+    });
+
+    test('weights for products of several parts of the rows are written once in each direction', async () => {
+      const backend = tf.backend() as unknown as WebGPUBackend;
+      const weight = storeQuantized(quantizeNF4(randomValues(24 * 16), [24, 16]));
+      const tensors = tensorsOf(weight);
+      const numTensors = backend.numDataIds();
+      const weights = new SharedWeights(backend);
+      const multiplier = (transposeWeight: boolean) =>
+        weights.of(tensors, attributesOf(weight), {rowCount: 300, transposeWeight});
+      const both = [multiplier(true), multiplier(false)];
+      expect([multiplier(true), multiplier(false)]).toEqual(both);
+      expect(backend.numDataIds()).toBe(numTensors + (computeDtype === 'float16' ? 2 : 0));
+      weights.dispose();
+      expect(backend.numDataIds()).toBe(numTensors);
+      tf.dispose(Object.values(tensors) as tf.Tensor[]);
     });
 
     // Odd widths are read element by element, which software drivers take seconds to compile: once is enough.
