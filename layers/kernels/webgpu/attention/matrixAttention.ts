@@ -176,7 +176,7 @@ export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf
     shader: forward(kindOf(call), layout, keepsOrder),
     buffers: {y, logSums, query: packed[0], key: packed[1], value: packed[2], segments},
     uniforms: uniformsOf(call),
-    workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
+    workgroups: [batch * heads, Math.ceil(length / rowsOf(layout))],
   });
   for (const {dataId} of packed) backend.disposeData(dataId);
   return [y, logSums];
@@ -292,8 +292,8 @@ var<workgroup> tileV: array<vec4u, ${size * halfStride(dim)}>;
 ${exchange.globals}`,
     /** Declares the workgroup's and the subgroup's place, and each lane's query `t`. */
     place: `
-  let first = (groups.x - 1u - group.x) * ${rows}u; // the longest first
-  let head = group.y;
+  let head = group.x;
+  let first = (groups.y - 1u - group.y) * ${rows}u; // the longest of all heads first
   let source = sourceOf(head);
   let rowOfHead = head * u.length;
   ${exchange.declarations}

@@ -99,7 +99,7 @@ export function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands:
     shader: backwardQuery(kindOf(call), layout, keepsOrder),
     buffers: {dQuery, segments, ...operands},
     uniforms: uniformsOf(call),
-    workgroups: [Math.ceil(length / rowsOf(layout)), batch * heads],
+    workgroups: [batch * heads, Math.ceil(length / rowsOf(layout))],
   });
   return dQuery;
 }
@@ -189,7 +189,7 @@ export function gradKeyValue(
     shader: teams ? teamKeyValueGrad(kind, teams) : backwardKeyValue(kind, layout, keepsOrder),
     buffers: {dKey, dValue, segments, ...operands},
     uniforms: uniformsOf(call),
-    workgroups: [Math.ceil(sourceLength / (teams ? 16 * teams.subgroups : rowsOf(layout))), batch * groups],
+    workgroups: [batch * groups, Math.ceil(sourceLength / (teams ? 16 * teams.subgroups : rowsOf(layout)))],
   });
   return [dKey, dValue];
 }
@@ -261,8 +261,8 @@ ${exchange.globals}
 var<workgroup> queryLogs: array<vec4f, ${size / 4}>;
 var<workgroup> queryAlong: array<vec4f, ${size / 4}>;`,
     body: `
-  let first = group.x * ${rows}u;
-  let source = group.y * u.sourceLength;
+  let source = group.x * u.sourceLength;
+  let first = group.y * ${rows}u; // the longest of all heads first
   let sharing = u.heads / u.groups;
   ${declarations}
   let firstRow = first + subgroup * ${16 * blocks}u;
@@ -276,8 +276,8 @@ var<workgroup> queryAlong: array<vec4f, ${size / 4}>;`,
   ${slopesTile.registers}
   var nextTerms: vec2f;
   let start = ${causal ? 'first - min(first, u.past)' : '0u'};
-  let lastHead = group.y * sharing + sharing - 1u;
-  var nextHead = group.y * sharing;
+  let lastHead = group.x * sharing + sharing - 1u;
+  var nextHead = group.x * sharing;
   var nextT = start;
   var head = nextHead;
   var t1 = start;

@@ -99,8 +99,8 @@ fn keyOrValue(isValue: bool, i: u32) -> vec4u {
   return key[i];
 }`,
     body: `
-  let first = group.x * ${rows}u;
-  let source = group.y * u.sourceLength;
+  let source = group.x * u.sourceLength;
+  let first = group.y * ${rows}u; // the longest of all heads first
   let sharing = u.heads / u.groups;
   let team = subgroup / ${blocks}u;
   let member = subgroup % ${blocks}u;
@@ -130,8 +130,8 @@ fn keyOrValue(isValue: bool, i: u32) -> vec4u {
   ${slopes.registers}
   var nextTerms: vec2f;
   let start = ${causal ? 'first - min(first, u.past)' : '0u'};
-  let lastHead = group.y * sharing + sharing - 1u;
-  var nextHead = group.y * sharing;
+  let lastHead = group.x * sharing + sharing - 1u;
+  var nextHead = group.x * sharing;
   var nextT = start;
   var head = nextHead;
   var t0 = start;
