@@ -1,5 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
+import {quadAt} from '../device/octets.ts';
+import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {times} from '../device/times.ts';
 import {capabilitiesOf, type WebGPUBackend} from '../device/webgpuBackend.ts';
@@ -160,6 +162,15 @@ export const factorOf = ({isCapped}: AttentionKind, scores: string): string =>
  * does not fit float16, which is rare, the workgroup starts again, relative to the highest score of all.
  */
 export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf.TensorInfo[] {
+  const y = backend.makeTensorInfo(call.inputs.query.shape, 'float32');
+  return [y, attendInto(backend, call, y)];
+}
+
+/**
+ * {@link matrixAttention} into a tensor: float32 `[B, H, T, D]`, or float16 rows `[B·T, H·D]`, which may be in octets.
+ * Returns the logarithms of the sums.
+ */
+export function attendInto(backend: WebGPUBackend, call: AttentionCall, y: RowsView): tf.TensorInfo {
   const {inputs} = call;
   const {query, segments} = inputs;
   const [batch, heads, length, dim] = query.shape;
@@ -169,17 +180,19 @@ export function matrixAttention(backend: WebGPUBackend, call: AttentionCall): tf
     dim > 64 ? FORWARD_WIDE : FORWARD,
     (tried) => memoryOf(tried, dim) + 4 * rowsOf(tried) + 16,
   );
-  const y = backend.makeTensorInfo(query.shape, 'float32');
   const logSums = backend.makeTensorInfo([batch, heads, length], 'float32');
   const packed = packHeads(backend, call);
   runShader(backend, {
-    shader: forward(kindOf(call), layout, keepsOrder),
+    shader: forward(kindOf(call), layout, keepsOrder, {
+      quads: y.dtype === 'int32' ? (heads * dim) / 4 : 0,
+      inOctets: y.inOctets ?? false,
+    }),
     buffers: {y, logSums, query: packed[0], key: packed[1], value: packed[2], segments},
     uniforms: uniformsOf(call),
     workgroups: [batch * heads, Math.ceil(length / rowsOf(layout))],
   });
   for (const {dataId} of packed) backend.disposeData(dataId);
-  return [y, logSums];
+  return logSums;
 }
 
 /**
@@ -203,24 +216,31 @@ export function packHeads(backend: WebGPUBackend, {inputs, attrs}: AttentionCall
   ]);
 }
 
-const forward = attentionShader((kind, layout: Layout, keepsOrder: boolean) => {
-  const {dim} = kind;
-  const {blocks} = layout;
-  const {shape, rows, threads, exchange, ...keys} = overKeys(kind, layout, keepsOrder);
-  const {overRow, vectors} = exchange;
-  const largestOf = (values: string[]) => values.reduce((a, b) => `max(${a}, ${b})`);
-  const names = Array.from({length: vectors}, (_, i) => `score${i}`);
-  return {
-    name: 'MatrixAttention',
-    outputs: {y: 'vec4f', logSums: 'f32'},
-    inputs: {query: 'vec4u', key: 'vec4u', value: 'vec4u'},
-    workgroup: threads,
-    header: MATRIX_HEADER,
-    globals: `${HALVES}
+/** How results are stored: as rows of so many vectors, or by head if these are 0. */
+interface ResultRows {
+  quads: number;
+  inOctets: boolean;
+}
+
+const forward = attentionShader(
+  (kind, layout: Layout, keepsOrder: boolean, {quads, inOctets}: ResultRows) => {
+    const {dim} = kind;
+    const {blocks} = layout;
+    const {shape, rows, threads, exchange, ...keys} = overKeys(kind, layout, keepsOrder);
+    const {overRow, vectors} = exchange;
+    const largestOf = (values: string[]) => values.reduce((a, b) => `max(${a}, ${b})`);
+    const names = Array.from({length: vectors}, (_, i) => `score${i}`);
+    return {
+      name: 'MatrixAttention',
+      outputs: {y: quads > 0 ? 'vec2u' : 'vec4f', logSums: 'f32'},
+      inputs: {query: 'vec4u', key: 'vec4u', value: 'vec4u'},
+      workgroup: threads,
+      header: MATRIX_HEADER,
+      globals: `${HALVES}
 ${keys.globals}
 var<workgroup> inverses: array<f32, ${rows}>;
 var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
-    body: `
+      body: `
   ${keys.place}
   ${keys.segment}
   ${keys.loadRows('q', 'query')}
@@ -265,9 +285,22 @@ var<workgroup> isAbove: vec4u; // x: a weight does not fit float16`,
     inverses[subgroup * ${16 * blocks}u + laneRow] = select(0.0, 1.0 / total, sees);
   }
   workgroupBarrier();
-  ${writeSums('out', shape, `if (firstRow + r < u.length) { y[(rowOfHead + firstRow + r) * V + col] = sum * inverses[subgroup * ${16 * blocks}u + r]; }`)}`,
-  };
-});
+  ${writeSums(
+    'out',
+    shape,
+    `if (firstRow + r < u.length) {
+        let result = sum * inverses[subgroup * ${16 * blocks}u + r];
+        ${
+          quads > 0
+            ? `let token = head / u.heads * u.length + firstRow + r;
+        y[${quadAt('token', 'head % u.heads * V + col', quads, inOctets)}] = halved(result);`
+            : 'y[(rowOfHead + firstRow + r) * V + col] = result;'
+        }
+      }`,
+  )}`,
+    };
+  },
+);
 
 /** WGSL of the shaders in which a workgroup has rows of queries and goes through the keys that they see, by tiles. */
 export function overKeys(kind: AttentionKind, layout: Layout, keepsOrder: boolean, parts = 1) {

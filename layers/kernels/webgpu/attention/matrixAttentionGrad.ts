@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import {HALVES} from '../device/halves.ts';
+import {makeScratch} from '../device/makeScratch.ts';
 import {runShader} from '../device/runShader.ts';
 import {typed} from '../device/shader.ts';
 import {times} from '../device/times.ts';
@@ -87,16 +88,28 @@ export function gradOperands(
   return {query, key, value, slopes, logSums, rowTerms, scales, largest: largestOf(backend, scales)};
 }
 
-export function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands: Operands): tf.TensorInfo {
+/**
+ * Returns the gradient of the query, `[B, H, T, D]`.
+ *
+ * @param isPacked whether it is float16, each row to be multiplied by the scale of its slope. Default false: float32
+ */
+export function gradQuery(
+  backend: WebGPUBackend,
+  call: AttentionCall,
+  operands: Operands,
+  isPacked = false,
+): tf.TensorInfo {
   const {query, segments} = call.inputs;
   const [batch, heads, length, dim] = query.shape;
   const {keepsOrder} = capabilitiesOf(backend);
   const layout = fitted(backend, dim > 64 ? QUERY_WIDE : QUERY, (tried) =>
     memoryOf(tried, dim, partsOf(dim)),
   );
-  const dQuery = backend.makeTensorInfo(query.shape, 'float32');
+  const dQuery = isPacked
+    ? makeScratch(backend, [batch * heads * length, dim / 2], 'int32')
+    : backend.makeTensorInfo(query.shape, 'float32');
   runShader(backend, {
-    shader: backwardQuery(kindOf(call), layout, keepsOrder),
+    shader: backwardQuery(kindOf(call), layout, keepsOrder, isPacked),
     buffers: {dQuery, segments, ...operands},
     uniforms: uniformsOf(call),
     workgroups: [batch * heads, Math.ceil(length / rowsOf(layout))],
@@ -106,15 +119,15 @@ export function gradQuery(backend: WebGPUBackend, call: AttentionCall, operands:
 
 const PACKED = typed(['query', 'key', 'value', 'slopes'], 'vec4u');
 
-const backwardQuery = attentionShader((kind, layout: Layout, keepsOrder: boolean) => {
+const backwardQuery = attentionShader((kind, layout: Layout, keepsOrder: boolean, isPacked: boolean) => {
   const {dim} = kind;
   const {blocks} = layout;
   const parts = partsOf(dim);
   const {shape, threads, exchange, ...keys} = overKeys(kind, layout, keepsOrder, parts);
   return {
     name: 'MatrixAttentionGradQuery',
-    outputs: {dQuery: 'vec4f'},
-    inputs: {...PACKED, logSums: 'f32', rowTerms: 'vec2f', scales: 'f32'},
+    outputs: {dQuery: isPacked ? 'vec2u' : 'vec4f'},
+    inputs: {...PACKED, logSums: 'f32', rowTerms: 'vec2f', scales: isPacked ? undefined : 'f32'},
     workgroup: threads,
     header: MATRIX_HEADER,
     globals: `${HALVES}
@@ -146,7 +159,7 @@ ${keys.globals}`,
     shape,
     `if (firstRow + r < u.length) {
         let at = rowOfHead + firstRow + r;
-        dQuery[at * V + col] = u.scale * scales[at] * sum;
+        dQuery[at * V + col] = ${isPacked ? 'halved(u.scale * sum)' : 'u.scale * scales[at] * sum'};
       }`,
   )}`,
   };

@@ -6,6 +6,7 @@ import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
+import type {PackedRows} from '../products/packRows.ts';
 
 /**
  * The gradient of attention's result as float16, each row scaled by a power of two so that its largest value is between
@@ -24,34 +25,58 @@ export interface PackedSlopes {
 }
 
 /**
- * @param dy `[B, H, T, D]` float32, or the float16 rows `[B·T, H·D]` of this shape if `rowScales` are given, row by row or
- *   in octets
- * @param y attention's result, `[B, H, T, D]` as `dy`, but without scales; one may be in octets without the other
+ * @param dy `[B, H, T, D]` float32
+ * @param y attention's result, `[B, H, T, D]` float32
  * @param logSums natural logarithms of the rows' sums of exponentials, `[B·H·T]`
- * @param rowScales the factors that restore the values of `dy`, `[B·T]`
  */
 export function packSlopes(
   backend: WebGPUBackend,
-  dy: RowsView,
-  y: RowsView,
+  dy: tf.TensorInfo,
+  y: tf.TensorInfo,
   logSums: tf.TensorInfo,
-  rowScales?: RowsView,
 ): PackedSlopes {
   const [batch, heads, length, dim] = dy.shape;
   const rows = batch * heads * length;
-  const halves = makeScratch(backend, [rows, dim / 2], 'int32');
-  const scales = backend.makeTensorInfo([rows], 'float32');
-  const rowTerms = backend.makeTensorInfo([rows, 2], 'float32');
+  const slopes = makeSlopes(backend, rows, dim);
   runShader(backend, {
-    shader: scaledSlopes(dim / 4, rowScales ? (heads * dim) / 4 : 0, {
-      dy: dy.inOctets ?? false,
-      y: y.inOctets ?? false,
-    }),
-    buffers: {halves, scales, rowTerms, dy, y, logSums, rowScales},
-    uniforms: {rows, heads, length},
+    shader: scaledSlopes(dim / 4, 0, {dy: false, y: false}),
+    buffers: {...slopes, dy, y, logSums, rowScales: undefined},
+    uniforms: {rows, heads, length, tokens: batch * length, begin: 0},
     workgroups: Math.ceil(rows / 32),
   });
-  return {halves, scales, rowTerms};
+  return slopes;
+}
+
+/** Makes slopes for {@link packSlopesOfRows} to fill. */
+export function makeSlopes(backend: WebGPUBackend, rows: number, dim: number): PackedSlopes {
+  return {
+    halves: makeScratch(backend, [rows, dim / 2], 'int32'),
+    scales: backend.makeTensorInfo([rows], 'float32'),
+    rowTerms: backend.makeTensorInfo([rows, 2], 'float32'),
+  };
+}
+
+/**
+ * Fills the slopes of the tokens from `begin` on.
+ *
+ * @param dy `[N, H·D]`, and `y`, float16 `[N, H·D]`: rows of these tokens, each row by row or in octets
+ * @param logSums as in {@link packSlopes}, of all tokens
+ */
+export function packSlopesOfRows(
+  backend: WebGPUBackend,
+  slopes: PackedSlopes,
+  {dy, y, logSums}: {dy: Required<PackedRows>; y: RowsView; logSums: tf.TensorInfo},
+  {heads, length, headDim}: {heads: number; length: number; headDim: number},
+  begin: number,
+): void {
+  const [tokens] = y.shape;
+  const areOctets = {dy: dy.halves.inOctets ?? false, y: y.inOctets ?? false};
+  runShader(backend, {
+    shader: scaledSlopes(headDim / 4, (heads * headDim) / 4, areOctets),
+    buffers: {...slopes, dy: dy.halves, y, logSums, rowScales: dy.scales},
+    uniforms: {rows: tokens * heads, heads, length, tokens, begin},
+    workgroups: Math.ceil((tokens * heads) / 32),
+  });
 }
 
 /** @param quads of a row `[H·D]`; 0 if numbers are stored by head */
@@ -71,17 +96,23 @@ const scaledSlopes = shader((vectors: number, quads: number, areOctets: Record<'
       logSums: 'f32',
       rowScales: areRows ? 'f32' : undefined,
     },
-    uniforms: {rows: 'u32', heads: 'u32', length: 'u32'},
+    uniforms: {rows: 'u32', heads: 'u32', length: 'u32', tokens: 'u32', begin: 'u32'},
     workgroup: 128,
     header: `
 enable f16;
 enable subgroups;`,
     globals: areRows ? HALVES : '',
     body: `
-  let row = min(flatGroup * 32u + local / 4u, u.rows - 1u); // four lanes share a row
-  let token = row / u.length / u.heads * u.length + row % u.length;
-  let head = row / u.length % u.heads;
-  ${areRows ? 'let given = rowScales[token];' : ''}
+  let i = min(flatGroup * 32u + local / 4u, u.rows - 1u); // four lanes share a row
+  ${
+    areRows
+      ? `let head = i / u.tokens;
+  let token = i % u.tokens; // among those of dy
+  let t = u.begin + token;
+  let row = (t / u.length * u.heads + head) * u.length + t % u.length;
+  let given = rowScales[token];`
+      : 'let row = i;'
+  }
   var largest = vec4f(0.0);
   var product = 0.0;
   for (var c = local % 4u; c < ${vectors}u; c += 4u) {

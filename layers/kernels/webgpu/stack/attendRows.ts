@@ -1,12 +1,13 @@
 import type * as tf from '@tensorflow/tfjs';
 import {scoreSettings} from '../../../ops/attention.ts';
 import {attend, attendGrad, usesMatrices} from '../attention/attention.ts';
-import {LOG2E} from '../attention/matrixAttention.ts';
+import {attendInto, LOG2E} from '../attention/matrixAttention.ts';
 import {gradKeyValue, gradOperands, gradQuery} from '../attention/matrixAttentionGrad.ts';
-import {packSlopes} from '../attention/packSlopes.ts';
+import {makeSlopes, type PackedSlopes, packSlopesOfRows} from '../attention/packSlopes.ts';
+import {makeHalves} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
-import type {PackedRows, Rows} from '../products/packRows.ts';
+import {buffersOf, type PackedRows, type Rows} from '../products/packRows.ts';
 import {joinHeads, makeHeads, type RotaryTables, splitHeads} from './headRows.ts';
 
 /** What the attention of all blocks shares. */
@@ -103,33 +104,69 @@ export function attendRows(
   heads: Heads,
   isKept: boolean,
 ): {attended: RowsView; logSums: tf.TensorInfo} {
-  const [y, logSums] = attend(backend, callOf(settings, heads));
-  const {heads: count, inOctets} = settings;
+  const {batch, length, heads: count, headDim, inOctets} = settings;
+  const call = callOf(settings, heads);
+  if (takesPacked(backend, settings)) {
+    const attended = makeHalves(backend, batch * length, count * headDim, {inOctets, isKept});
+    return {attended, logSums: attendInto(backend, call, attended)};
+  }
+  const [y, logSums] = attend(backend, call);
   const [{halves}] = joinHeads(backend, [{rows: y, heads: count}], settings, {inOctets, isKept});
   backend.disposeData(y.dataId);
   return {attended: halves, logSums};
 }
 
+/** The gradient of attention's result, packed, or float32 by head with the result itself. */
+export type Slopes = PackedSlopes | Record<'dy' | 'y', tf.TensorInfo>;
+
+/** Makes slopes for {@link addSlopes} to fill. */
+export function makeAllSlopes(backend: WebGPUBackend, settings: AttentionSettings): Slopes {
+  const {batch, length, heads, headDim} = settings;
+  if (takesPacked(backend, settings)) return makeSlopes(backend, batch * heads * length, headDim);
+  const make = () => makeHeads(backend, heads, settings, false);
+  return {dy: make(), y: make()};
+}
+
+/**
+ * Fills the slopes of the rows from `begin` on.
+ *
+ * @param dy gradient of these rows of `attended`. Either may be in octets
+ */
+export function addSlopes(
+  backend: WebGPUBackend,
+  settings: AttentionSettings,
+  slopes: Slopes,
+  {dy, attended, logSums}: {dy: Required<PackedRows>; attended: RowsView; logSums: tf.TensorInfo},
+  begin: number,
+): void {
+  if ('halves' in slopes) {
+    packSlopesOfRows(backend, slopes, {dy, y: attended, logSums}, settings, begin);
+    return;
+  }
+  const {heads} = settings;
+  splitHeads(backend, [{rows: dy, to: slopes.dy, heads}], settings, undefined, begin);
+  splitHeads(backend, [{rows: {halves: attended}, to: slopes.y, heads}], settings, undefined, begin);
+}
+
 /**
  * Returns the gradients of the rows that {@link splitInto} took. Disposes all that it is given, as early as it can.
- *
- * @param dy gradient of `attended`. Either may be in octets
  */
 export function attendRowsGrad(
   backend: WebGPUBackend,
   settings: AttentionSettings,
   heads: Heads,
-  {attended, logSums, dy}: {attended: RowsView; logSums: tf.TensorInfo; dy: Required<PackedRows>},
+  slopes: Slopes,
+  logSums: tf.TensorInfo,
 ): HeadRows {
   const free = (...tensors: RowsView[]) => {
     for (const {dataId} of tensors) backend.disposeData(dataId);
   };
   const {heads: count, keyValueHeads, tables, inOctets} = settings;
-  const shape = shapeOf(settings, count);
   const call = callOf(settings, heads);
   const joined = (parts: Parameters<typeof joinHeads>[1]) => {
     const rows = joinHeads(backend, parts, settings, {isScaled: true, inOctets, tables});
-    free(...parts.map(({rows}) => rows));
+    const given = parts.map(({rows}) => buffersOf(rows));
+    free(...given.flatMap(({x, scales}) => (scales ? [x, scales] : [x])));
     return rows;
   };
   const joinedKeyValue = ([key, value]: tf.TensorInfo[]) =>
@@ -137,31 +174,20 @@ export function attendRowsGrad(
       {rows: key, heads: keyValueHeads, isRotated: true},
       {rows: value, heads: keyValueHeads},
     ]);
-  const joinedQuery = (rows: tf.TensorInfo) => joined([{rows, heads: count, isRotated: true}])[0];
-  if (takesPacked(backend, settings)) {
-    const [slopes, y] = [dy.halves, attended].map((rows) => ({
-      ...infoOf(rows),
-      shape,
-      inOctets: rows.inOctets,
-    }));
-    const operands = gradOperands(backend, call, packSlopes(backend, slopes, y, logSums, dy.scales), logSums);
-    free(dy.halves, dy.scales, attended);
+  const joinedQuery = (rows: Rows) => joined([{rows, heads: count, isRotated: true}])[0];
+  if ('halves' in slopes) {
+    const operands = gradOperands(backend, call, slopes, logSums);
     const [key, value] = joinedKeyValue(gradKeyValue(backend, call, operands));
-    const dQuery = gradQuery(backend, call, operands);
-    free(...Object.values(operands), ...Object.values(heads));
-    return {query: joinedQuery(dQuery), key, value};
+    const {scales, ...rest} = operands;
+    const halves = gradQuery(backend, call, operands, true);
+    free(...Object.values(rest), ...Object.values(heads));
+    return {query: joinedQuery({halves, scales}), key, value};
   }
-  const [slopes, y] = [dy, {halves: attended}].map((rows) => {
-    const to = makeHeads(backend, count, settings, false);
-    splitHeads(backend, [{rows, to, heads: count}], settings);
-    return to;
-  });
-  free(dy.halves, dy.scales, attended);
   const [dQuery, ...rest] = attendGrad(backend, {
     ...call,
-    inputs: {...call.inputs, dy: slopes, y, extra0: logSums},
+    inputs: {...call.inputs, ...slopes, extra0: logSums},
   });
-  free(slopes, y, logSums, ...Object.values(heads));
+  free(...Object.values(slopes), logSums, ...Object.values(heads));
   const [key, value] = joinedKeyValue(rest);
   return {query: joinedQuery(dQuery), key, value};
 }

@@ -3,7 +3,6 @@ import {HALVES, HALVES_HEADER} from '../device/halves.ts';
 import {largestOverWorkgroup} from '../device/largestOverWorkgroup.ts';
 import {makeScratch} from '../device/makeScratch.ts';
 import {makeHalves, quadAt} from '../device/octets.ts';
-import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {type ElementType, numbered, shader} from '../device/shader.ts';
 import {times} from '../device/times.ts';
@@ -189,7 +188,7 @@ const ROTATED = (direction: string) => `
   let z = second * cosines[turn] + first * s;`;
 
 /**
- * Joins heads `[B, H, T, D]` float32 to packed rows `[B·T, H·D]`, a workgroup per row, or for a few rows in octets; all
+ * Joins heads `[B, H, T, D]`, float32 or packed, to packed rows `[B·T, H·D]`, a workgroup per row, or for a few rows in octets; all
  * parts in one dispatch if the device binds as many buffers.
  *
  * @param isScaled whether rows are scaled so that their largest magnitude is between 1 and 2. Default false
@@ -199,14 +198,17 @@ const ROTATED = (direction: string) => `
  */
 export function joinHeads(
   backend: WebGPUBackend,
-  parts: Part<RowsView>[],
+  parts: Part[],
   sizes: Sizes,
   options: {isScaled?: boolean; inOctets?: boolean; tables?: RotaryTables; isKept?: boolean},
 ): PackedRows[] {
   const {batch, length, headDim} = sizes;
   const {isScaled = false, inOctets = false, tables, isKept} = options;
   const n = parts.length;
-  if ((isScaled ? 3 : 2) * n + (tables ? 2 : 0) > backend.device.limits.maxStorageBuffersPerShaderStage)
+  const given = parts.map(({rows}) => buffersOf(rows));
+  const scaled = given.filter(({scales}) => scales !== undefined).length;
+  const buffers = (isScaled ? 3 : 2) * n + scaled + (tables ? 2 : 0);
+  if (n > 1 && buffers > backend.device.limits.maxStorageBuffersPerShaderStage)
     return parts.flatMap((part) => joinHeads(backend, [part], sizes, options));
   const rows = batch * length;
   const made = parts.map(({heads}) => ({
@@ -218,12 +220,13 @@ export function joinHeads(
     shader: joining(
       isScaled,
       inOctets,
-      parts.map((part) => partFormatOf(part, headDim)),
+      parts.map((part) => ({...partFormatOf(part, headDim), ...formatOf(part.rows)})),
     ),
     buffers: {
       ...numbered('halves', n, (i) => made[i].halves),
       ...numbered('scales', n, (i) => made[i].scales),
-      ...numbered('x', n, (i) => parts[i].rows),
+      ...numbered('x', n, (i) => given[i].x),
+      ...numbered('factors', n, (i) => given[i].scales),
       cosines: tables?.cos,
       sines: tables?.sin,
     },
@@ -240,17 +243,22 @@ export function joinHeads(
   return made;
 }
 
-const joining = shader((isScaled: boolean, inOctets: boolean, parts: PartFormat[]) => {
+const joining = shader((isScaled: boolean, inOctets: boolean, parts: (PartFormat & RowsFormat)[]) => {
   const n = parts.length;
   const shared = sharedRows(inOctets);
   const threads = inOctets ? 256 : 128;
+  const read = (k: number, at: string) => {
+    const {isPacked, hasScales} = parts[k];
+    return `${hasScales ? `factors${k}[place] * ` : ''}${isPacked ? `widened(x${k}[${at}])` : `x${k}[${at}]`}`;
+  };
   const eachPair = (k: number, body: string) => `
     for (var i = local / ${shared}u; i < u.heads${k} * u.half; i += WORKGROUP / ${shared}u) {
       let h = i / u.half;
       let c = i % u.half;
-      let source = ((b * u.heads${k} + h) * u.length + t) * 2u * u.half + c;
-      let first = x${k}[source];
-      let second = x${k}[source + u.half];
+      let place = (b * u.heads${k} + h) * u.length + t;
+      let source = place * 2u * u.half + c;
+      let first = ${read(k, 'source')};
+      let second = ${read(k, 'source + u.half')};
       ${parts[k].isRotated ? ROTATED('-1.0') : 'let a = first; let z = second;'}
       ${body}
     }`;
@@ -261,7 +269,8 @@ const joining = shader((isScaled: boolean, inOctets: boolean, parts: PartFormat[
       ...numbered('scales', n, (): ElementType => (isScaled ? 'f32' : undefined)),
     },
     inputs: {
-      ...numbered('x', n, (): ElementType => 'vec4f'),
+      ...numbered('x', n, (k): ElementType => (parts[k].isPacked ? 'vec2u' : 'vec4f')),
+      ...numbered('factors', n, (k): ElementType => (parts[k].hasScales ? 'f32' : undefined)),
       ...TABLES(parts.some(({isRotated}) => isRotated)),
     },
     uniforms: {

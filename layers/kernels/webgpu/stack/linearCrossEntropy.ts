@@ -69,13 +69,13 @@ export const linearCrossEntropy = kernel(linearCrossEntropyOp, 'webgpu', ({input
 });
 
 /**
- * Returns how many rows have logits at the same time: about as many as take the memory of the hidden states in float32,
+ * Returns how many rows have logits at the same time: about as many as take the memory of the hidden states in float16,
  * because the blocks' backward pass has buffers of that size, or {@link LEAST_SIZE} divided by `size` if that is more.
  * Never more than the device binds.
  */
 export function chunkRows({device}: WebGPUBackend, rows: number, size: number, vocab: number): number {
   const {maxStorageBufferBindingSize} = device.limits;
-  const chunks = Math.floor((rows * size) / vocab / CHUNK_STEP);
+  const chunks = Math.floor((rows * size) / (2 * vocab) / CHUNK_STEP);
   const wanted = Math.max(LEAST_SIZE / size, chunks * CHUNK_STEP);
   const most = Math.min(wanted, maxStorageBufferBindingSize / (4 * vocab));
   return Math.max(CHUNK_STEP, Math.floor(most / CHUNK_STEP) * CHUNK_STEP);

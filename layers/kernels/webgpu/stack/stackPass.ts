@@ -13,10 +13,12 @@ import {type PackedRows, type PackedTensors, packRows, type Rows} from '../produ
 import {SharedWeights} from '../weights/sharedWeights.ts';
 import {
   type AttentionSettings,
+  addSlopes,
   attendRows,
   attendRowsGrad,
   type Heads,
   makeAllHeads,
+  makeAllSlopes,
   splitInto,
 } from './attendRows.ts';
 import {gateRows, gateRowsGrad} from './gateRows.ts';
@@ -39,6 +41,12 @@ export const PART = {rows: 8192, bytes: 64 * 2 ** 20};
 /** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take about this many bytes. */
 const CHUNK_STEP = 16 * ROWS_STEP;
 const CHUNK_BYTES = 136 * 2 ** 20;
+
+/**
+ * From this many chunks on, backward keeps all five matrices of feed-forward that it writes. With fewer, it would save less
+ * time than the results of attention, kept in the same memory.
+ */
+const SHARING_CHUNKS = 4;
 
 /** Gradients are packed so that the largest of a row is between 1 and 2: far from both ends of float16. */
 const TOP_OF_GRADIENTS = 0;
@@ -110,8 +118,8 @@ export class StackPass {
   private readonly rows: number;
   private readonly size: number;
   private readonly parts: Part[];
-  /** Number of rows that feed-forward takes at a time. */
-  private readonly chunk: number;
+  /** Parts of the rows that feed-forward takes at a time. */
+  private readonly chunks: Part[];
   /** Whether all rows that products read are in octets, for faster products. */
   private readonly inOctets: boolean;
 
@@ -130,8 +138,10 @@ export class StackPass {
     this.blocks = blocksOf(stack);
     this.rows = batch * length;
     this.size = size;
-    this.chunk = chunkRows(size, intermediateSize, checkpointing !== false);
-    this.parts = split({begin: 0, count: this.rows}, partRows(size, this.chunk));
+    const all = {begin: 0, count: this.rows};
+    const chunk = chunkRows(size, intermediateSize, checkpointing !== false);
+    this.chunks = split(all, chunk);
+    this.parts = split(all, partRows(size, chunk));
     const widths = [size, intermediateSize, heads * headDim, keyValueHeads * headDim];
     const inOctets = usesOctets(backend, this.rows, widths);
     this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments, inOctets};
@@ -161,9 +171,8 @@ export class StackPass {
       this.addProjection(block, 'o_proj', attended, hidden);
       if (!isAllKept && !isAttendedKept) this.free(attended, logSums);
       const rest = isAllKept ? {h: this.packed(), ...this.gates(this.rows, true)} : undefined;
-      const chunks = split({begin: 0, count: this.rows}, this.chunk);
-      this.sharingWeights(block, chunks, (sharing) => {
-        for (const {begin, count} of chunks)
+      this.sharingWeights(block, this.chunks, (sharing) => {
+        for (const {begin, count} of this.chunks)
           this.feedForward(sharing, rowsView(hidden, begin, count), rest, begin);
       });
       block.paths.dispose();
@@ -331,9 +340,14 @@ export class StackPass {
     };
   }
 
-  /** Calls `body` with a block whose weights are written once for all these parts of the rows. */
-  private sharingWeights<T>(block: ReadyBlock, parts: Part[], body: (sharing: ReadyBlock) => T): T {
-    if (parts.length === 1) return body(block);
+  /** Calls `body` with a block whose weights are written once for all these parts of the rows, if there are `least`. */
+  private sharingWeights<T>(
+    block: ReadyBlock,
+    parts: Part[],
+    body: (sharing: ReadyBlock) => T,
+    least = 2,
+  ): T {
+    if (parts.length < least) return body(block);
     const weights = new SharedWeights(this.backend);
     const result = body({...block, weights});
     weights.dispose();
@@ -412,9 +426,11 @@ export class StackPass {
     const {attended: whole, logSums} =
       known ?? attendRows(backend, this.attention, (made as MadeHeads).heads, false);
     const attended = this.storedView(whole, 0, this.rows);
-    const chunks = split({begin: 0, count: this.rows}, this.chunk);
-    const lows = this.sharingWeights(block, chunks, (sharing) =>
-      this.parts.map((part) => this.hiddenGrad(sharing, part, {x, attended, rest}, d, sums)),
+    const lows = this.sharingWeights(
+      block,
+      this.chunks,
+      (sharing) => this.chunks.map((chunk) => this.hiddenGrad(sharing, chunk, {x, attended, rest}, d, sums)),
+      SHARING_CHUNKS,
     );
     if (rest) {
       const {query, key, value, gate, up, h} = rest;
@@ -444,11 +460,8 @@ export class StackPass {
     const h = rest ? packedView(rest.h, begin, count) : unpackRows(backend, packedView(x, begin, count));
     if (!('halves' in h))
       runProjection(backend, {halves}, low, this.layer(block, 'o_proj'), {y: h, kind: 'added'});
-    for (const chunk of split({begin, count}, this.chunk)) {
-      const gates = rest && this.viewsOf(rest, chunk.begin, chunk.count);
-      const dh = rowsView(d, chunk.begin, chunk.count);
-      this.feedForwardGrad(block, viewOf(h, chunk.begin - begin, chunk.count), gates, dh, sums);
-    }
+    const gates = rest && this.viewsOf(rest, begin, count);
+    this.feedForwardGrad(block, h, gates, rowsView(d, begin, count), sums);
     if (!('halves' in h)) this.free(h);
     return low;
   }
@@ -498,18 +511,21 @@ export class StackPass {
   ): void {
     const {backend} = this;
     const {x, made, attention, lows} = given;
-    const {cols} = block.o_proj.attributes;
-    const dy = {halves: this.halves(this.rows, cols), scales: backend.makeTensorInfo([this.rows], 'float32')};
-    for (const [i, {begin, count}] of this.parts.entries()) {
-      const scales = rowsView(dy.scales, begin, count);
-      const slope = this.slope(rowsView(d, begin, count), scales);
-      const halves = rowsView(attention.attended, begin, count);
-      const lowSlope = this.adapterGrad(block, 'o_proj', {x: {halves}, dy: slope, low: lows[i]}, sums);
-      const y = rowsView(dy.halves, begin, count);
-      runInputGrad(backend, slope, lowSlope, this.layer(block, 'o_proj'), {y, kind: 'halves'});
-      this.free(slope.halves);
+    const {attended: whole, logSums} = attention;
+    const slopes = makeAllSlopes(backend, this.attention);
+    for (const [i, {begin, count}] of this.chunks.entries()) {
+      const slope = this.slope(rowsView(d, begin, count));
+      const attended = rowsView(whole, begin, count);
+      const x = {halves: attended};
+      const lowSlope = this.adapterGrad(block, 'o_proj', {x, dy: slope, low: lows[i]}, sums);
+      const halves = this.halves(count, block.o_proj.attributes.cols, this.inOctets);
+      runInputGrad(backend, slope, lowSlope, this.layer(block, 'o_proj'), {y: halves, kind: 'halves'});
+      const dy = {halves, scales: slope.scales};
+      addSlopes(backend, this.attention, slopes, {dy, attended, logSums}, begin);
+      this.free(slope.halves, slope.scales, halves);
     }
-    const gradients = attendRowsGrad(backend, this.attention, made.heads, {...attention, dy});
+    this.free(whole);
+    const gradients = attendRowsGrad(backend, this.attention, made.heads, slopes, logSums);
     for (const [i, {begin, count}] of this.parts.entries()) {
       const normed = this.halves(count, this.size, this.inOctets);
       const input = packedView(x, begin, count);
@@ -606,7 +622,7 @@ export function chunkRows(size: number, intermediateSize: number, isCheckpointed
  * this share of what the blocks' inputs take. Below `length` positions the share falls with the square of the length, as
  * does the time to compute them again.
  */
-export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.9, length: 8192};
+export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.95, length: 8192};
 
 /**
  * Returns how many blocks with checkpointing keep the results of attention, instead of computing them again. The last

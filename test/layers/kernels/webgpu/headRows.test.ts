@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
-import {packSlopes} from '../../../../layers/kernels/webgpu/attention/packSlopes.ts';
+import {makeSlopes, packSlopesOfRows} from '../../../../layers/kernels/webgpu/attention/packSlopes.ts';
 import {BLOCK} from '../../../../layers/kernels/webgpu/device/octets.ts';
-import type {RowsView} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
+import {type RowsView, rowsView} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {joinHeads, makeHeads, splitHeads} from '../../../../layers/kernels/webgpu/stack/headRows.ts';
 import {choose, describeWebGPU, normal} from './webgpuOnly.ts';
@@ -57,16 +57,20 @@ describeWebGPU('rows of heads in octets', () => {
     const [heads] = HEADS;
     const shape = [batch, heads, length, headDim];
     const logSums = normal([batch * heads * length], 3);
-    const slopes = (areOctets: {dy: boolean; y: boolean}) => {
+    const rows = batch * length;
+    const slopes = (areOctets: {dy: boolean; y: boolean}, starts = [0]) => {
       const [dy, y] = (['dy', 'y'] as const).map((name, i) => {
         const parts = [{rows: normal(shape, 1 + i), heads}];
         const options = {isScaled: name === 'dy', inOctets: areOctets[name], isKept: true};
         return joinHeads(backend, parts, SIZES, options)[0];
       });
-      const [first, second] = [dy, y].map(
-        ({halves: {dataId, dtype, inOctets}}): RowsView => ({dataId, dtype, shape, inOctets}),
-      );
-      const {scales, rowTerms, halves} = packSlopes(backend, first, second, logSums, dy.scales);
+      const made = makeSlopes(backend, batch * heads * length, headDim);
+      for (const [i, begin] of starts.entries()) {
+        const part = (x: RowsView) => rowsView(x, begin, (starts[i + 1] ?? rows) - begin);
+        const ofPart = {halves: part(dy.halves), scales: part(dy.scales as RowsView)};
+        packSlopesOfRows(backend, made, {dy: ofPart, y: part(y.halves), logSums}, {...SIZES, heads}, begin);
+      }
+      const {scales, rowTerms, halves} = made;
       return Promise.all(
         [scales, rowTerms, halves].map(async ({dataId, shape}) =>
           (await backend.read(dataId)).slice(0, tf.util.sizeFromShape(shape)),
@@ -80,5 +84,6 @@ describeWebGPU('rows of heads in octets', () => {
       {dy: true, y: true},
     ])
       expect(await slopes(areOctets)).toEqual(expected);
+    expect(await slopes({dy: true, y: false}, [0, 128])).toEqual(expected);
   });
 });
