@@ -45,6 +45,11 @@ export class RMSNorm extends ModuleLayer {
     return tf.tidy(() => rmsNorm(onlyInput(inputs), this.weight.read(), this.epsilon, this.offset));
   }
 
+  /** Applies the layer to `x`, which is not needed again: the result may take its memory. */
+  over(x: tf.Tensor): tf.Tensor {
+    return tf.tidy(() => rmsNorm(x, this.weight.read(), this.epsilon, this.offset, true));
+  }
+
   override getConfig(): tf.serialization.ConfigDict {
     return {...super.getConfig(), epsilon: this.epsilon, offset: this.offset};
   }

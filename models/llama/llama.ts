@@ -166,8 +166,9 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
       const embedded: tf.Tensor3D = isNoisy
         ? tf.add<tf.Tensor3D>(vectors, embeddingNoise(vectors.shape, this.neftuneNoiseAlpha, options.seed))
         : vectors;
-      const hidden = this.runStack(embedded, tables, pass) ?? this.runBlocks(embedded, tables, pass);
-      return this.norm.apply(hidden) as tf.Tensor3D; // [B, T, C]
+      const ofStack = this.runStack(embedded, tables, pass);
+      if (ofStack && isOf(this.norm, RMSNorm)) return this.norm.over(ofStack) as tf.Tensor3D; // [B, T, C]
+      return this.norm.apply(ofStack ?? this.runBlocks(embedded, tables, pass)) as tf.Tensor3D;
     });
   }
 
@@ -187,12 +188,11 @@ export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
     const stack = hasKernel(decoderStackOp) ? plainStack(this.blocks, training) : undefined;
     if (!stack || !fitsDecoderStackKernel(stack, settings)) return undefined;
     const isInputTrained = this.embed_tokens.trainableWeights.length > 0;
-    return decoderStack(embedded, stack, {
-      ...settings,
-      checkpointing: training && this.gradientCheckpointing,
-      isInputTrained,
-      isInputSpent: !isInputTrained && isOf(this.embed_tokens, TokenEmbedding), // no hook can have kept it
-    });
+    const isInputSpent = !isInputTrained && isOf(this.embed_tokens, TokenEmbedding); // no hook can have kept it
+    const checkpointing = training && this.gradientCheckpointing;
+    const hidden = decoderStack(embedded, stack, {...settings, checkpointing, isInputTrained, isInputSpent});
+    if (isInputSpent) embedded.dispose(); // then only the result has the buffer
+    return hidden;
   }
 
   /** Runs the blocks one by one, recomputing each in backward if gradient checkpointing is on. */

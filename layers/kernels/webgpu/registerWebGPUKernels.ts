@@ -26,6 +26,7 @@ import {storedMatMul} from './products/storedMatMul.ts';
 import {decoderStack, decoderStackGrad} from './stack/decoderStack.ts';
 import {decodeStack} from './stack/decodeStack.ts';
 import {linearCrossEntropy} from './stack/linearCrossEntropy.ts';
+import {rmsNormOver, rmsNormOverGrad} from './stack/rmsNormOver.ts';
 import {dequantizeRows} from './weights/dequantizeRows.ts';
 import {embedding} from './weights/embedding.ts';
 import {pack16} from './weights/pack16.ts';
@@ -67,7 +68,7 @@ const KERNELS: tf.KernelConfig[] = [
 ];
 
 /** Kernels that compute in float16. */
-const IN_FLOAT16 = [decoderStack, decoderStackGrad, linearCrossEntropy];
+const IN_FLOAT16 = [decoderStack, decoderStackGrad, linearCrossEntropy, rmsNormOver, rmsNormOverGrad];
 
 /** Kernels made from the stock kernel, which runs some inputs. */
 const FASTER_KERNELS = [add, addN, transpose];

@@ -3,7 +3,7 @@ import {usesOctets} from '../device/octets.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {areMany} from '../weights/usingWeight.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
-import {blocksKeepingAttention, chunkRows, partRows} from './stackPass.ts';
+import {blocksKeepingAttention, chunkRows, partRows, sharedWeights} from './stackPass.ts';
 
 const FLOAT = 4;
 const HALF = 2;
@@ -11,8 +11,6 @@ const HALF = 2;
 const SLACK = {kept: 0.04, scratch: 0.2};
 /** Partial sums of gradients, tables, losses and other small tensors. */
 const REST = 32 * 2 ** 20;
-/** Hidden states in float32 while the loss runs: the blocks' result, and its norm, which the gradient overwrites. */
-const OUTSIDE = 2;
 
 /** {@link StackMemory} of `decoderStack` and `linearCrossEntropy` on this backend in float16. */
 export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemory {
@@ -38,23 +36,28 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const chunk = Math.min(part, wholeChunk);
   const widths = [hidden, intermediate, query, keyValue / 2];
   const isWritten = areMany(chunk, isQuantized) || usesOctets(backend, rows, widths);
-  const weight = isWritten ? HALF * hidden * intermediate : 0;
+  const written = isWritten ? HALF * hidden * intermediate : 0;
+  const weights = sharedWeights(Math.ceil(rows / wholeChunk)) * written;
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =
-    gates + halves(2 * hidden, chunk) + Math.max(halves(intermediate, chunk), floats(hidden, chunk)) + weight;
+    gates +
+    halves(2 * hidden, chunk) +
+    Math.max(halves(intermediate, chunk), floats(hidden, chunk)) +
+    weights;
   const slope = floats(hidden);
   // Without the results, a block before the last makes them again, when what the last one kept is free.
   const again = checkpointing && keeping < blocks ? Math.max(0, attention - attended - halves(hidden)) : 0;
-  const inFeedForward = again + (checkpointing ? floats(hidden, part) : 0) + feedForward;
+  const inFeedForward = again + (checkpointing ? floats(hidden, chunk) : 0) + feedForward;
   const ownHeads = checkpointing ? halves(query + keyValue) : 0;
-  const inAttention = ownHeads + halves(query + keyValue) + floats(query);
-  const inForward = ownHeads + floats(query);
+  const slopes = halves(query) + Math.max(halves(hidden + query, chunk), floats(keyValue));
+  const inAttention = ownHeads + slopes;
+  const inForward = ownHeads + floats(query, part);
 
   const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
   const isOffloaded = checkpointing === 'offload'; // then what two blocks keep is on the card
   const saved = (isOffloaded ? 2 : blocks) * ofBlock;
   const backward = slope + Math.max(inFeedForward, inAttention, inForward);
-  const loss = OUTSIDE * floats(hidden);
+  const loss = floats(hidden) + halves(hidden); // the norm of the blocks' result, and that result
   const logits = (FLOAT + HALF) * logitRows * vocabSize;
   return {
     saved,

@@ -617,12 +617,18 @@ export function chunkRows(size: number, intermediateSize: number, isCheckpointed
   return Math.max(CHUNK_STEP, Math.floor(Math.max(size, fitting) / CHUNK_STEP) * CHUNK_STEP);
 }
 
+/** Returns how many weights of feed-forward exist at the same time for this many chunks. */
+export const sharedWeights = (chunks: number): number => {
+  if (chunks >= SHARING_CHUNKS) return 5;
+  return chunks > 1 ? 3 : 1;
+};
+
 /**
  * The most that the results of attention may take to be kept with checkpointing: these bytes for those of all blocks, or
  * this share of what the blocks' inputs take. Below `length` positions the share falls with the square of the length, as
  * does the time to compute them again.
  */
-export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.95, length: 8192};
+export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.97, length: 8192};
 
 /**
  * Returns how many blocks with checkpointing keep the results of attention, instead of computing them again. The last
