@@ -1,10 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import {attend} from '../../layers/kernels/webgpu/attention/attention.ts';
-import {
-  gradKeyValue,
-  gradOperands,
-  gradQuery,
-} from '../../layers/kernels/webgpu/attention/matrixAttentionGrad.ts';
+import {gradKeyValue} from '../../layers/kernels/webgpu/attention/gradKeyValue.ts';
+import {gradOperands} from '../../layers/kernels/webgpu/attention/gradOperands.ts';
+import {gradQuery} from '../../layers/kernels/webgpu/attention/gradQuery.ts';
 import {packSlopes} from '../../layers/kernels/webgpu/attention/packSlopes.ts';
 import type {WebGPUBackend} from '../../layers/kernels/webgpu/device/webgpuBackend.ts';
 import {compileShaders} from '../../layers/ops/compileShaders.ts';

@@ -148,14 +148,6 @@ export function lanesOf(width: number, partSize: number) {
   };
 }
 
-/** WGSL of four changes of scores. */
-export const changes = (weight: string, slope: string, along: string, factor: string): string =>
-  `${weight} * (${slope} - ${along})${factor}`;
-
-/** WGSL for the factor on the slopes of four bounded scores; see `slopeOfBound`. */
-export const factorOf = ({isCapped}: AttentionKind, scores: string): string =>
-  isCapped ? ` * slopeOfCap(${scores}, u.softCap * ${LOG2E})` : '';
-
 /**
  * `Attention` by subgroup matrices: float16 operands and scores, float32 sums. Weights are powers of two relative to a reference
  * of each query, the highest score of its first keys. Sums in registers cannot be scaled row by row. So if a weight

@@ -37,11 +37,11 @@ export interface Shape {
  *
  * @param memoryOf returns the bytes of a workgroup
  */
-export function fitted(
+export function fitted<L extends Layout>(
   {device}: WebGPUBackend,
-  wanted: Layout,
-  memoryOf: (layout: Layout) => number,
-): Layout {
+  wanted: L,
+  memoryOf: (layout: L) => number,
+): L {
   const layout = {...wanted};
   const limit = device.limits.maxComputeWorkgroupStorageSize;
   while (layout.steps > 1 && memoryOf(layout) > limit) layout.steps /= 2;

@@ -1,8 +1,10 @@
 import type * as tf from '@tensorflow/tfjs';
 import {scoreSettings} from '../../../ops/attention.ts';
 import {attend, attendGrad, usesMatrices} from '../attention/attention.ts';
+import {gradKeyValue} from '../attention/gradKeyValue.ts';
+import {gradOperands} from '../attention/gradOperands.ts';
+import {gradQuery} from '../attention/gradQuery.ts';
 import {attendInto, LOG2E} from '../attention/matrixAttention.ts';
-import {gradKeyValue, gradOperands, gradQuery} from '../attention/matrixAttentionGrad.ts';
 import {makeSlopes, type PackedSlopes, packSlopesOfRows} from '../attention/packSlopes.ts';
 import {makeHalves} from '../device/octets.ts';
 import type {RowsView} from '../device/rowsView.ts';
