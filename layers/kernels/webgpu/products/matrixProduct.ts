@@ -351,12 +351,23 @@ function lowRankStep({rank, isTransposed}: Path, hasScales: boolean, tiling: Til
 function written(splits: number, cols: number, {hasScales, ...format}: Storage, tiling: Tiling): string {
   const [countI, countJ] = countsOf(tiling);
   const {kind} = format;
+  const isAdded = kind === 'added';
   const scale = hasScales && kind !== 'halves' ? 'scales[row] * ' : '';
+  const rowOf = (i: number, h: number) => `row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u`;
+  const eachHalf = (body: (i: number, h: number) => string) =>
+    times(countI, (i) => times(2, (h) => body(i, h)));
+  // What the results are added to is read together, before it is needed.
+  const read = (i: number, h: number) =>
+    `let old${i}${h} = y[min(${rowOf(i, h)}, u.m - 1u) * ${cols / 4}u + min(col, N - 4u) / 4u];`;
   const half = (i: number, h: number) => `{
-    let row = row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u;
+    let row = ${rowOf(i, h)};
     if (row < u.m && col < N) {
       let v = ${scale}bitcast<vec4f>(tiles[stage + ${FLOAT_MATRIX * i + 8 * h * FLOAT_STRIDE}u + lane / 4u * ${FLOAT_STRIDE}u + lane % 4u]);
-      ${storeQuad(format, splits === 1 ? 'row' : 'group.z * u.m + row', 'col / 4u', cols / 4, 'v')}
+      ${
+        isAdded
+          ? `y[row * ${cols / 4}u + col / 4u] = old${i}${h} + v;`
+          : storeQuad(format, splits === 1 ? 'row' : 'group.z * u.m + row', 'col / 4u', cols / 4, 'v')
+      }
     }
   }`;
   return `
@@ -365,9 +376,10 @@ function written(splits: number, cols: number, {hasScales, ...format}: Storage, 
     countJ,
     (j) => `{
   let col = col0 + shareCol + ${16 * j}u + (lane % 4u) * 4u;
+  ${isAdded ? eachHalf(read) : ''}
   ${times(countI, (i) => `subgroupMatrixStore<row_major>(&tiles, stage + ${FLOAT_MATRIX * i}u, c${i}${j}, ${FLOAT_STRIDE}u);`)}
   workgroupBarrier();
-  ${times(countI, (i) => `${half(i, 0)}\n${half(i, 1)}`)}
+  ${eachHalf(half)}
   workgroupBarrier();
   }`,
   )}`;
