@@ -258,6 +258,17 @@ describe('estimateMemory where one op computes all blocks', () => {
     }
   });
 
+  /** Estimates the bytes of a step on a card with webgpu in float16. */
+  function onWebGPU(model: Llama, args: Parameters<typeof estimateMemory>[1]): number {
+    const device = {limits: {maxStorageBufferBindingSize: 2 ** 31 - 4}};
+    setBackendTraits(tf.backend(), {
+      stackMemory: (step) => memoryOnWebGPU({device} as WebGPUBackend, step),
+    });
+    const {total} = estimateMemory(model, args);
+    setBackendTraits(tf.backend(), {stackMemory: undefined});
+    return total;
+  }
+
   const planned = new Map<string, Llama>();
   // GiB that the webgpu backend held in float16, counted by `bench/gpu --device none`.
   test.each([
@@ -275,16 +286,22 @@ describe('estimateMemory where one op computes all blocks', () => {
     ['llama-3.1-8b', 2, 2048, true, 'offload', 6.32],
   ] as const)('is near what webgpu held: %s, %d × %d, nf4 %s, checkpointing %s', (...row) => {
     const [preset, batchSize, sequenceLength, isQuantized, gradientCheckpointing, held] = row;
-    const device = {limits: {maxStorageBufferBindingSize: 2 ** 31 - 4}};
-    setBackendTraits(tf.backend(), {
-      stackMemory: (step) => memoryOnWebGPU({device} as WebGPUBackend, step),
-    });
     const key = `${preset} ${isQuantized}`;
     const model = planned.get(key) ?? modelOf(preset, isQuantized);
     planned.set(key, model);
-    const {total} = estimateMemory(model, {batchSize, sequenceLength, gradientCheckpointing});
-    setBackendTraits(tf.backend(), {stackMemory: undefined});
+    const total = onWebGPU(model, {batchSize, sequenceLength, gradientCheckpointing});
     expect(Math.abs(total / 2 ** 30 / held - 1)).toBeLessThan(0.1);
+  });
+
+  test('is near what webgpu held with keys and values eight times as wide as hidden states', () => {
+    const shape = {
+      ...{...SHAPE, vocabSize: 32000, hiddenSize: 512, intermediateSize: 768, numHiddenLayers: 4},
+      ...{numAttentionHeads: 32, numKeyValueHeads: 32, headDim: 128, maxPositionEmbeddings: 1024},
+    };
+    const model = Llama.fromConfig(shape, {dtype: 'float16', allocate: false});
+    model.applyLoRA({rank: 8, targetModules: 'all-linear'});
+    const total = onWebGPU(model, {batchSize: 5, sequenceLength: 900, gradientCheckpointing: true});
+    expect(Math.abs(total / MIB / 776 - 1)).toBeLessThan(0.1);
   });
 
   test('counts composed ops when the card leaves the blocks to them', () => {

@@ -49,8 +49,10 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const again = checkpointing && keeping < blocks ? Math.max(0, attention - attended - halves(hidden)) : 0;
   const inFeedForward = again + (checkpointing ? floats(hidden, chunk) : 0) + feedForward;
   const ownHeads = checkpointing ? halves(query + keyValue) : 0;
-  const slopes = halves(query) + Math.max(halves(hidden + query, chunk), floats(keyValue));
-  const inAttention = ownHeads + slopes;
+  const madeForSlopes = halves(hidden + query, chunk);
+  const madeForKeys = floats(keyValue) + halves(keyValue);
+  const madeForQueries = halves(query + keyValue);
+  const inAttention = ownHeads + halves(query) + Math.max(madeForSlopes, madeForKeys, madeForQueries);
   const inForward = ownHeads + floats(query, part);
 
   const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
