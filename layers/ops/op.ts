@@ -10,7 +10,7 @@ export type Tensors<Names extends string> = Record<Names, tf.TensorInfo>;
 export type GradientInputs<Inputs, Read> = Tensors<'dy' | Extract<Read, 'y'>> &
   Pick<Inputs, Extract<Read, keyof Inputs>> & {[extra: `extra${number}`]: tf.TensorInfo};
 
-/** What gradient kernels are told besides the attributes of their op. */
+/** What gradient kernels get besides the attributes of their op. */
 export interface Spent {
   /** Whether `dy` is not needed again, so that the kernel may overwrite it. Default false. */
   isSpent?: boolean;
