@@ -178,10 +178,16 @@ function isOneOp(model: EstimableModel): boolean {
       ([name, {logicalShape, storage, trainable}]) =>
         name.includes('.lora_') ||
         isOfValueHead(name) ||
-        (!trainable && (logicalShape.length === 1 || storage !== 'float32')),
+        (!trainable &&
+          (logicalShape.length === 1 || storage !== 'float32') &&
+          fitsMatrices(name, logicalShape)),
     )
   );
 }
+
+/** Whether the kernel takes a parameter's sides, as {@link fits16BitKernels} says of weights in memory. */
+const fitsMatrices = (name: string, shape: readonly number[]): boolean =>
+  !name.endsWith('_proj.weight') || shape.every((side) => side % 16 === 0);
 
 function bytesOfComposed(
   model: EstimableModel,

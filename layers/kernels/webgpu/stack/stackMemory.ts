@@ -37,23 +37,21 @@ export function stackMemory(backend: WebGPUBackend, step: StackStep): StackMemor
   const widths = [hidden, intermediate, query, keyValue / 2];
   const isWritten = areMany(chunk, isQuantized) || usesOctets(backend, rows, widths);
   const written = isWritten ? HALF * hidden * intermediate : 0;
-  const weights = sharedWeights(Math.ceil(rows / wholeChunk)) * written;
+  const weights = sharedWeights(Math.ceil(rows / chunk));
   const gates = halves(checkpointing ? 2 * intermediate : 4 * intermediate, chunk);
   const feedForward =
-    gates +
-    halves(2 * hidden, chunk) +
-    Math.max(halves(intermediate, chunk), floats(hidden, chunk)) +
-    weights;
+    gates + halves(2 * hidden, chunk) + Math.max(halves(intermediate, chunk), floats(hidden, chunk));
   const slope = floats(hidden);
   // Without the results, a block before the last makes them again, when what the last one kept is free.
   const again = checkpointing && keeping < blocks ? Math.max(0, attention - attended - halves(hidden)) : 0;
-  const inFeedForward = again + (checkpointing ? floats(hidden, chunk) : 0) + feedForward;
+  const inFeedForward =
+    again + (checkpointing ? floats(hidden, chunk) : 0) + feedForward + weights.backward * written;
   const ownHeads = checkpointing ? halves(query + keyValue) : 0;
   const madeForSlopes = halves(hidden + query, chunk);
   const madeForKeys = floats(keyValue) + halves(keyValue);
   const madeForQueries = halves(query + keyValue);
   const inAttention = ownHeads + halves(query) + Math.max(madeForSlopes, madeForKeys, madeForQueries);
-  const inForward = ownHeads + floats(query, part);
+  const inForward = Math.max(ownHeads + floats(query, part), feedForward + weights.forward * written);
 
   const logitRows = Math.min(rows, chunkOfLogits(backend, rows, hidden, vocabSize));
   const isOffloaded = checkpointing === 'offload'; // then what two blocks keep is on the card

@@ -46,7 +46,7 @@ const CHUNK_BYTES = 136 * 2 ** 20;
  * From this many chunks on, backward keeps all five matrices of feed-forward that it writes. With fewer, it would save less
  * time than the results of attention, kept in the same memory.
  */
-const SHARING_CHUNKS = 4;
+export const SHARED_WEIGHTS = {leastChunks: 4};
 
 /** Gradients are packed so that the largest of a row is between 1 and 2: far from both ends of float16. */
 const TOP_OF_GRADIENTS = 0;
@@ -140,8 +140,9 @@ export class StackPass {
     this.size = size;
     const all = {begin: 0, count: this.rows};
     const chunk = chunkRows(size, intermediateSize, checkpointing !== false);
-    this.chunks = split(all, chunk);
-    this.parts = split(all, partRows(size, chunk));
+    const part = partRows(size, chunk);
+    this.parts = split(all, part);
+    this.chunks = split(all, Math.min(chunk, part));
     const widths = [size, intermediateSize, heads * headDim, keyValueHeads * headDim];
     const inOctets = usesOctets(backend, this.rows, widths);
     this.attention = {batch, length, heads, keyValueHeads, headDim, tables: {cos, sin}, segments, inOctets};
@@ -430,7 +431,7 @@ export class StackPass {
       block,
       this.chunks,
       (sharing) => this.chunks.map((chunk) => this.hiddenGrad(sharing, chunk, {x, attended, rest}, d, sums)),
-      SHARING_CHUNKS,
+      SHARED_WEIGHTS.leastChunks,
     );
     if (rest) {
       const {query, key, value, gate, up, h} = rest;
@@ -618,10 +619,10 @@ export function chunkRows(size: number, intermediateSize: number, isCheckpointed
 }
 
 /** Returns how many weights of feed-forward exist at the same time for this many chunks. */
-export const sharedWeights = (chunks: number): number => {
-  if (chunks >= SHARING_CHUNKS) return 5;
-  return chunks > 1 ? 3 : 1;
-};
+export const sharedWeights = (chunks: number): {forward: number; backward: number} => ({
+  forward: chunks > 1 ? 3 : 1,
+  backward: chunks >= SHARED_WEIGHTS.leastChunks ? 5 : 1,
+});
 
 /**
  * The most that the results of attention may take to be kept with checkpointing: these bytes for those of all blocks, or

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {HostMemory, hostMemoryOf} from '../../../../layers/kernels/webgpu/device/hostMemory.ts';
 import {ROWS_STEP} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
-import {KEPT_ATTENTION, PART} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
+import {KEPT_ATTENTION, PART, SHARED_WEIGHTS} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
 import {type DecoderStackOptions, decoderStack, decoderStackOp} from '../../../../layers/ops/decoderStack.ts';
 import {hasKernel, runKernel} from '../../../../layers/ops/dispatch.ts';
 import {freeSpent} from '../../../../layers/ops/freeSpent.ts';
@@ -178,13 +178,15 @@ describeWebGPU('decoderStack in float16', () => {
     const one = tf.scalar(1);
     const usual = {...KEPT_ATTENTION};
     const usualPart = {...PART};
+    const {leastChunks} = SHARED_WEIGHTS;
     Object.assign(PART, {rows: ROWS_STEP, bytes: 0}); // the first part ends within the second sequence
-    for (const [checkpointing, kept] of [
-      [true, {}],
-      [true, {bytes: 0}], // only the last block keeps the results of attention
-      [false, {}],
+    for (const [checkpointing, kept, least] of [
+      [true, {}, leastChunks],
+      [true, {bytes: 0}, 2], // only the last block keeps the results of attention, and backward its weights
+      [false, {}, leastChunks],
     ] as const) {
       Object.assign(KEPT_ATTENTION, usual, kept);
+      SHARED_WEIGHTS.leastChunks = least;
       const gradients = gradientsOf(checkpointing);
       const freed = tf.grads(() => {
         const y = tf.mul(run(checkpointing)(), one);
@@ -198,6 +200,7 @@ describeWebGPU('decoderStack in float16', () => {
     }
     Object.assign(KEPT_ATTENTION, usual);
     Object.assign(PART, usualPart);
+    SHARED_WEIGHTS.leastChunks = leastChunks;
     await offloads(
       (checkpointing) => decoderStack(x, blocks, {...options, checkpointing, isInputTrained: false}),
       inputs.slice(1),
