@@ -6,10 +6,13 @@ import {kernel} from '../../kernel.ts';
 import type {RowsView} from '../device/rowsView.ts';
 import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
+import {times} from '../device/times.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 
-/** Number of threads in a workgroup; each scores one key of a tile of the same size. */
-const THREADS = 128;
+/** Number of threads in a workgroup, which every device has; each scores one key of a tile of the same size. */
+const THREADS = 256;
+/** Number of values that a thread reads together, because it would wait for each of them otherwise. */
+const TOGETHER = 8;
 
 /**
  * `DecodeAttention` (layers/ops/decodeAttention.ts), a workgroup per query head. The first head of a group writes the
@@ -199,11 +202,21 @@ const attendFrom = (start: string): string => `
     highest = next;
     sum *= keep;
     total *= keep;
-    for (var j = part; j < WORKGROUP && s0 + j <= u.past; j += PARTS) {
-      let weight = scores[j];
-      total += weight;
-      if (s0 + j == u.past) { sum += weight * value[source * V + column]; }
-      else { sum += weight * values[(cache + s0 + j) * V + column]; }
+    let count = min(WORKGROUP, u.past - s0); // of values in the cache; the new one may not be there yet
+    for (var j = part; j < count; j += ${TOGETHER}u * PARTS) {
+      ${times(TOGETHER, (e) => `let value${e} = values[(cache + s0 + min(j + ${e}u * PARTS, count - 1u)) * V + column];`)}
+      ${times(
+        TOGETHER,
+        (e) => `{
+        let weight = select(0.0, scores[min(j + ${e}u * PARTS, count - 1u)], j + ${e}u * PARTS < count);
+        total += weight;
+        sum += weight * value${e};
+      }`,
+      )}
+    }
+    if (count < WORKGROUP && part == 0u) {
+      total += scores[count];
+      sum += scores[count] * value[source * V + column];
     }
     workgroupBarrier();
   }

@@ -38,4 +38,25 @@ describeWebGPU('DecodeAttention', () => {
       }
     },
   );
+
+  test.each([[0], [255], [256], [300], [512]])(
+    'sees all of %d positions before the new one',
+    async (past) => {
+      const [heads, dim, capacity] = [2, 16, 520];
+      const [query, key, value] = [1, 2, 3].map((seed) => normal([1, heads * dim], seed)) as tf.Tensor2D[];
+      const [keys, values] = [4, 5].map((seed) => normal([1, heads, capacity, dim], seed)) as tf.Tensor4D[];
+      const [cos, sin] = [tf.ones([1, 1, 1, dim / 2]), tf.zeros([1, 1, 1, dim / 2])] as tf.Tensor4D[];
+      const expected = tf.tidy(() => {
+        const all = (cache: tf.Tensor, own: tf.Tensor) =>
+          tf.concat([cache.slice([0, 0, 0, 0], [1, heads, past, dim]), own.reshape([1, heads, 1, dim])], 2);
+        const scores = tf.matMul(query.reshape([1, heads, 1, dim]), all(keys, key), false, true);
+        return tf
+          .matMul(tf.softmax(scores.div(Math.sqrt(dim))), all(values, value))
+          .reshape([1, heads * dim]);
+      });
+      const [y] = tf.tidy(() => decodeAttention({query, key, value, cos, sin, keys, values}, past));
+      await expectSame(y, expected);
+      tf.dispose([query, key, value, keys, values, cos, sin]);
+    },
+  );
 });
