@@ -3,7 +3,7 @@ import {usesOctets} from '../device/octets.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {areMany} from '../weights/usingWeight.ts';
 import {chunkRows as chunkOfLogits} from './linearCrossEntropy.ts';
-import {blocksKeepingAttention, chunkRows, partRows, sharedWeights} from './stackPass.ts';
+import {blocksKeepingAttention, chunkRows, partRows, sharedWeights} from './stackSizes.ts';
 
 const FLOAT = 4;
 const HALF = 2;

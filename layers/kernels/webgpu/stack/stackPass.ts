@@ -4,8 +4,8 @@ import {PROJECTIONS, type PreparedStack, type StackAttributes} from '../../../op
 import type {StoredTensors} from '../../../ops/storedMatrix.ts';
 import {makeScratch} from '../device/makeScratch.ts';
 import {moveBuffer} from '../device/moveBuffer.ts';
-import {makeHalves, usesOctets, wholeOf} from '../device/octets.ts';
-import {ROWS_STEP, type RowsView, rowsView} from '../device/rowsView.ts';
+import {makeHalves, usesOctets} from '../device/octets.ts';
+import {type RowsView, rowsView} from '../device/rowsView.ts';
 import {isDryRun} from '../device/runShader.ts';
 import type {WebGPUBackend} from '../device/webgpuBackend.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
@@ -23,6 +23,7 @@ import {
 } from './attendRows.ts';
 import {gateRows, gateRowsGrad} from './gateRows.ts';
 import {HostedInputs, hostedIn} from './hostedInputs.ts';
+import {type Attended, type Gates, type Kept, keptFrom, tensorsOf} from './keptTensors.ts';
 import {laterGradients} from './laterGradients.ts';
 import {addNormalizationGrad, normalizeRows} from './normalizeRows.ts';
 import {
@@ -33,20 +34,8 @@ import {
   runInputGrad,
   runProjection,
 } from './projection.ts';
+import {blocksKeepingAttention, chunkRows, type Part, partRows, SHARED_WEIGHTS, split} from './stackSizes.ts';
 import {unpackRows} from './unpackRows.ts';
-
-/** What is computed row by row takes at least this many rows at a time, or as many as take these bytes in float32. */
-export const PART = {rows: 8192, bytes: 64 * 2 ** 20};
-
-/** Feed-forward takes a chunk of rows at a time, a multiple of the step, whose gates take about this many bytes. */
-const CHUNK_STEP = 16 * ROWS_STEP;
-const CHUNK_BYTES = 136 * 2 ** 20;
-
-/**
- * From this many chunks on, backward keeps all five matrices of feed-forward that it writes. With fewer, it would save less
- * time than the results of attention, kept in the same memory.
- */
-export const SHARED_WEIGHTS = {leastChunks: 4};
 
 /** Gradients are packed so that the largest of a row is between 1 and 2: far from both ends of float16. */
 const TOP_OF_GRADIENTS = 0;
@@ -70,38 +59,13 @@ interface ReadyBlock extends Block {
   weights?: SharedWeights;
 }
 
-/**
- * What a block keeps for backward: its input, the results of attention if they are small, and, without checkpointing,
- * everything else that is not cheap to make.
- */
-interface Kept {
-  x: PackedTensors;
-  attended?: Attended;
-  rest?: KeptAttention & {h: PackedTensors} & Gates;
-}
-
-/** The results of attention. */
-interface Attended {
-  attended: RowsView;
-  logSums: tf.TensorInfo;
-}
-
-/** Tensors that backward of attention reads. */
-interface KeptAttention extends Heads, Attended {}
-
 /** Heads, and the narrow sides of the layers that made them, of each part of the rows that are known. */
 interface MadeHeads {
   heads: Heads;
   lows: Lows[];
 }
 
-/** Some of the rows. */
-interface Part {
-  begin: number;
-  count: number;
-}
-
-type Gates = Record<'gate' | 'up', tf.TensorInfo>;
+/** Rows of gates. */
 type GateViews = Record<'gate' | 'up', RowsView>;
 
 /** The narrow sides of low-rank paths; a layer without one is absent. */
@@ -603,82 +567,12 @@ export class StackPass {
   }
 }
 
-/** Returns how many rows of hidden states of this size are computed at a time: whole chunks of feed-forward, if they fit. */
-export function partRows(size: number, chunk: number): number {
-  const most = Math.max(PART.rows, Math.floor(PART.bytes / (4 * size * CHUNK_STEP)) * CHUNK_STEP);
-  return most < chunk ? most : Math.floor(most / chunk) * chunk;
-}
-
-/**
- * Returns how many rows feed-forward takes at a time. Their gates take at least the memory of two weights, because each
- * chunk reads or dequantizes the weights again; and more where blocks keep everything, which takes far more memory.
- */
-export function chunkRows(size: number, intermediateSize: number, isCheckpointed: boolean): number {
-  const fitting = ((isCheckpointed ? 1 : 2) * CHUNK_BYTES) / (4 * intermediateSize);
-  return Math.max(CHUNK_STEP, Math.floor(Math.max(size, fitting) / CHUNK_STEP) * CHUNK_STEP);
-}
-
-/** Returns how many weights of feed-forward exist at the same time for this many chunks. */
-export const sharedWeights = (chunks: number): {forward: number; backward: number} => ({
-  forward: chunks > 1 ? 3 : 1,
-  backward: chunks >= SHARED_WEIGHTS.leastChunks ? 5 : 1,
-});
-
-/**
- * The most that the results of attention may take to be kept with checkpointing: these bytes for those of all blocks, or
- * this share of what the blocks' inputs take. Below `length` positions the share falls with the square of the length, as
- * does the time to compute them again.
- */
-export const KEPT_ATTENTION = {bytes: 544 * 2 ** 20, share: 0.97, length: 8192};
-
-/**
- * Returns how many blocks with checkpointing keep the results of attention, instead of computing them again. The last
- * one always does: it needs them right away, when most memory is in use.
- */
-export function blocksKeepingAttention(
-  blocks: number,
-  size: number,
-  {batch, length, heads, headDim}: Pick<AttentionSettings, 'batch' | 'length' | 'heads' | 'headDim'>,
-): number {
-  const ofToken = heads * (2 * headDim + 4);
-  if (batch * length * blocks * ofToken <= KEPT_ATTENTION.bytes) return blocks;
-  const share = KEPT_ATTENTION.share * Math.min(1, length / KEPT_ATTENTION.length) ** 2;
-  return Math.min(blocks, Math.max(1, Math.floor((share * blocks * 2 * size) / ofToken)));
-}
-
-/** Names of what a block keeps besides its input, in the order of the outputs. */
-const REST = ['query', 'key', 'value', 'attended', 'logSums', 'gate', 'up'] as const;
-
-function tensorsOf({x, attended, rest}: Kept): tf.TensorInfo[] {
-  const ofAttention = attended ? [attended.attended, attended.logSums] : [];
-  const ofRest = rest ? [...REST.map((name) => rest[name]), rest.h.halves, rest.h.scales] : [];
-  return [x.halves, x.scales, ...ofAttention, ...ofRest].map(wholeOf);
-}
-
-function keptFrom([halves, scales, ...rest]: tf.TensorInfo[]): Kept {
-  if (rest.length === 0) return {x: {halves, scales}};
-  if (rest.length === 2) return {x: {halves, scales}, attended: {attended: rest[0], logSums: rest[1]}};
-  const named = Object.fromEntries(REST.map((name, i) => [name, rest[i]])) as Record<
-    (typeof REST)[number],
-    tf.TensorInfo
-  >;
-  const [hHalves, hScales] = rest.slice(REST.length);
-  return {x: {halves, scales}, rest: {...named, h: {halves: hHalves, scales: hScales}}};
-}
-
 /** Returns some of packed rows. */
 const packedView = <R extends PackedRows>({halves, scales}: R, begin: number, count: number): R =>
   ({halves: rowsView(halves, begin, count), scales: scales && rowsView(scales, begin, count)}) as R;
 
 const viewOf = (rows: Rows, begin: number, count: number): Rows =>
   'halves' in rows ? packedView(rows, begin, count) : rowsView(rows, begin, count);
-
-/** Splits a part into smaller ones of `step` rows. */
-const split = ({begin, count}: Part, step: number): Part[] =>
-  Array.from({length: Math.ceil(count / step)}, (_, i) => ({
-    begin: begin + i * step,
-    count: Math.min(step, count - i * step),
-  }));
 
 /** Returns the blocks with their tensors. */
 function blocksOf({attributes, tensors}: PreparedStack): Block[] {

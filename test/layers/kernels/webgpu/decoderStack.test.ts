@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import {HostMemory, hostMemoryOf} from '../../../../layers/kernels/webgpu/device/hostMemory.ts';
 import {ROWS_STEP} from '../../../../layers/kernels/webgpu/device/rowsView.ts';
 import type {WebGPUBackend} from '../../../../layers/kernels/webgpu/device/webgpuBackend.ts';
-import {KEPT_ATTENTION, PART, SHARED_WEIGHTS} from '../../../../layers/kernels/webgpu/stack/stackPass.ts';
+import {KEPT_ATTENTION, PART, SHARED_WEIGHTS} from '../../../../layers/kernels/webgpu/stack/stackSizes.ts';
 import {type DecoderStackOptions, decoderStack, decoderStackOp} from '../../../../layers/ops/decoderStack.ts';
 import {hasKernel, runKernel} from '../../../../layers/ops/dispatch.ts';
 import {freeSpent} from '../../../../layers/ops/freeSpent.ts';
