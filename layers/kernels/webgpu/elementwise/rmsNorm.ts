@@ -81,7 +81,8 @@ function rowShader<I extends string>(name: string, inputs: I[], body: string) {
   }));
 }
 
-function sidesOf({shape}: tf.TensorInfo): [rows: number, cols: number] {
+/** Returns the number of rows, and their size. */
+export function sidesOf({shape}: tf.TensorInfo): [rows: number, cols: number] {
   const cols = shape.at(-1) as number;
   return [tf.util.sizeFromShape(shape) / cols, cols];
 }

@@ -94,30 +94,30 @@ ${largestOverWorkgroup(256, shared)}`,
 /**
  * Adds the gradient of {@link normalizeRows}' rows to `sum`; the weight is frozen.
  *
- * @param dy `[rows, cols]` float32
+ * @param dy `[rows, cols]` float32; if it is undefined, `sum` is `dy` at first, and the gradient takes its place
  * @param sum `[rows, cols]` float32
  */
 export function addNormalizationGrad(
   backend: WebGPUBackend,
   x: Rows,
   {weight, epsilon}: Norm,
-  dy: RowsView,
+  dy: RowsView | undefined,
   sum: RowsView,
 ): void {
   refuseOctets('NormalizeRows', buffersOf(x).x);
   const [rows, cols] = shapeOf(x);
   runShader(backend, {
-    shader: gradient(formatOf(x)),
+    shader: gradient(formatOf(x), dy === undefined),
     buffers: {sum, weight, dy, ...buffersOf(x)},
     uniforms: {rows, vectors: cols / 4, epsilon},
     workgroups: rows,
   });
 }
 
-const gradient = shader((format: RowsFormat) => ({
+const gradient = shader((format: RowsFormat, isOver: boolean) => ({
   name: 'NormalizeRowsGrad',
   outputs: {sum: 'vec4f'},
-  inputs: {...rowsOf(format).buffers, weight: 'vec4f', dy: 'vec4f'},
+  inputs: {...rowsOf(format).buffers, weight: 'vec4f', dy: isOver ? undefined : 'vec4f'},
   uniforms: {rows: 'u32', vectors: 'u32', epsilon: 'f32'},
   workgroup: 256,
   header: HALVES_HEADER,
@@ -133,13 +133,13 @@ ${sumOverWorkgroup(256)}`,
   for (var c = local; c < u.vectors; c += WORKGROUP) {
     let v = ${rowsOf(format).vector};
     squares += dot(v, v);
-    product += dot(v, dy[at + c] * weight[c]);
+    product += dot(v, ${isOver ? 'sum' : 'dy'}[at + c] * weight[c]);
   }
   let cols = f32(4u * u.vectors);
   let inverseRms = inverseSqrt(sumOverWorkgroup(squares, local) / cols + u.epsilon);
   let along = sumOverWorkgroup(product, local) * inverseRms * inverseRms / cols;
   for (var c = local; c < u.vectors; c += WORKGROUP) {
-    sum[at + c] += inverseRms * (dy[at + c] * weight[c] - ${rowsOf(format).vector} * along);
+    sum[at + c] ${isOver ? '=' : '+='} inverseRms * (${isOver ? 'sum' : 'dy'}[at + c] * weight[c] - ${rowsOf(format).vector} * along);
   }`,
 }));
 

@@ -1,4 +1,3 @@
-import * as tf from '@tensorflow/tfjs';
 import {rmsNormOverOp} from '../../../ops/rmsNorm.ts';
 import {kernel} from '../../kernel.ts';
 import {HALVES, HALVES_HEADER} from '../device/halves.ts';
@@ -7,7 +6,9 @@ import {runShader} from '../device/runShader.ts';
 import {shader} from '../device/shader.ts';
 import {sumOverWorkgroup} from '../device/sumOverWorkgroup.ts';
 import {ownTensor} from '../elementwise/elementwise.ts';
+import {sidesOf} from '../elementwise/rmsNorm.ts';
 import {SHIFT} from '../products/packRows.ts';
+import {addNormalizationGrad} from './normalizeRows.ts';
 
 /**
  * `RMSNormOver` (layers/ops/rmsNorm.ts), a workgroup per row. It keeps the rows packed, in float16 with a scale for each:
@@ -28,28 +29,21 @@ export const rmsNormOver = kernel(rmsNormOverOp, 'webgpu', ({inputs: {x, weight}
 export const rmsNormOverGrad = kernel(rmsNormOverOp.gradient, 'webgpu', ({inputs, attrs, backend}) => {
   const {dy, weight, extra0: halves, extra1: scales} = inputs;
   const {epsilon, isSpent = false} = attrs;
-  const [rows, cols] = sidesOf(dy);
   const dx = ownTensor(backend, dy, isSpent);
-  const uniforms = {rows, vectors: cols / 4, epsilon};
-  const buffers = {y: dx, weight, halves, scales};
-  if (rows > 0) runShader(backend, {shader: backward(), buffers, uniforms, workgroups: rows});
+  const [rows, cols] = sidesOf(dy);
+  if (rows > 0)
+    addNormalizationGrad(backend, {halves, scales}, {weight, epsilon}, undefined, {
+      ...dx,
+      shape: [rows, cols],
+    });
   return [dx];
 });
-
-const UNIFORMS = {rows: 'u32', vectors: 'u32', epsilon: 'f32'} as const;
-
-const ROW = `
-  let row = flatGroup;
-  if (row >= u.rows) { return; }
-  let at = row * u.vectors;
-  let cols = f32(4u * u.vectors);
-  var squares = 0.0;`;
 
 const forward = shader(() => ({
   name: 'RMSNormOver',
   outputs: {y: 'vec4f', halves: 'vec2u', scales: 'f32'},
   inputs: {weight: 'vec4f'},
-  uniforms: UNIFORMS,
+  uniforms: {rows: 'u32', vectors: 'u32', epsilon: 'f32'},
   workgroup: 256,
   header: HALVES_HEADER,
   globals: `
@@ -58,7 +52,11 @@ ${SHIFT}
 ${sumOverWorkgroup(256)}
 ${largestOverWorkgroup(256)}`,
   body: `
-  ${ROW}
+  let row = flatGroup;
+  if (row >= u.rows) { return; }
+  let at = row * u.vectors;
+  let cols = f32(4u * u.vectors);
+  var squares = 0.0;
   var largest = 0.0;
   for (var c = local; c < u.vectors; c += WORKGROUP) {
     let v = y[at + c];
@@ -75,34 +73,3 @@ ${largestOverWorkgroup(256)}`,
     y[at + c] = v * inverseRms * weight[c];
   }`,
 }));
-
-const backward = shader(() => ({
-  name: 'RMSNormOverGrad',
-  outputs: {y: 'vec4f'},
-  inputs: {weight: 'vec4f', halves: 'vec2u', scales: 'f32'},
-  uniforms: UNIFORMS,
-  workgroup: 256,
-  header: HALVES_HEADER,
-  globals: `
-${HALVES}
-${sumOverWorkgroup(256)}`,
-  body: `
-  ${ROW}
-  var product = 0.0;
-  let scale = scales[row];
-  for (var c = local; c < u.vectors; c += WORKGROUP) {
-    let v = scale * widened(halves[at + c]);
-    squares += dot(v, v);
-    product += dot(v, y[at + c] * weight[c]);
-  }
-  let inverseRms = inverseSqrt(sumOverWorkgroup(squares, local) / cols + u.epsilon);
-  let along = sumOverWorkgroup(product, local) * inverseRms * inverseRms / cols;
-  for (var c = local; c < u.vectors; c += WORKGROUP) {
-    y[at + c] = inverseRms * (y[at + c] * weight[c] - scale * widened(halves[at + c]) * along);
-  }`,
-}));
-
-function sidesOf({shape}: tf.TensorInfo): [rows: number, cols: number] {
-  const cols = shape.at(-1) as number;
-  return [tf.util.sizeFromShape(shape) / cols, cols];
-}
