@@ -352,6 +352,7 @@ function written(splits: number, cols: number, {hasScales, ...format}: Storage, 
   const [countI, countJ] = countsOf(tiling);
   const {kind} = format;
   const isAdded = kind === 'added';
+  const stored: ResultFormat = isAdded ? {...format, kind: 'float32'} : format;
   const scale = hasScales && kind !== 'halves' ? 'scales[row] * ' : '';
   const rowOf = (i: number, h: number) => `row0 + shareRow + ${16 * i + 8 * h}u + lane / 4u`;
   const eachHalf = (body: (i: number, h: number) => string) =>
@@ -363,11 +364,7 @@ function written(splits: number, cols: number, {hasScales, ...format}: Storage, 
     let row = ${rowOf(i, h)};
     if (row < u.m && col < N) {
       let v = ${scale}bitcast<vec4f>(tiles[stage + ${FLOAT_MATRIX * i + 8 * h * FLOAT_STRIDE}u + lane / 4u * ${FLOAT_STRIDE}u + lane % 4u]);
-      ${
-        isAdded
-          ? `y[row * ${cols / 4}u + col / 4u] = old${i}${h} + v;`
-          : storeQuad(format, splits === 1 ? 'row' : 'group.z * u.m + row', 'col / 4u', cols / 4, 'v')
-      }
+      ${storeQuad(stored, splits === 1 ? 'row' : 'group.z * u.m + row', 'col / 4u', cols / 4, isAdded ? `old${i}${h} + v` : 'v')}
     }
   }`;
   return `
