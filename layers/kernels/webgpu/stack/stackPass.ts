@@ -404,7 +404,7 @@ export class StackPass {
     }
     made ??= this.makeHeads(block, x, false);
     const given = {x, made, attention: {attended, logSums}, lows};
-    this.sharingWeights(block, this.parts, (sharing) =>
+    this.sharingWeights(block, this.chunks, (sharing) =>
       this.attendGrad(sharing, given, d, isInputWanted, sums),
     );
     this.free(x.halves, x.scales);
