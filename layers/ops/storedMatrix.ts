@@ -41,13 +41,16 @@ export function isQuantized(matrix: StoredMatrix): matrix is QuantizedMatrix {
   return 'tensors' in matrix;
 }
 
+/** Whether kernels that compute in 16 bits take a matrix of these sides: multiples of 16 numbers. */
+export const areWholeMatrices = (sides: readonly number[]): boolean => sides.every((side) => side % 16 === 0);
+
 /**
  * Whether kernels that compute in 16 bits take a matrix: rows, columns and blocks must be multiples of 16 numbers, and
  * the numbers must have at most 16 bits, be on the device, have one type, and a scale for a block or a row.
  */
 export function fits16BitKernels(matrix: StoredMatrix): boolean {
   const {rows, cols, blockSize = 16} = matrix as StoredMatrix & {blockSize?: number};
-  if ([rows, cols, blockSize].some((size) => size % 16 !== 0)) return false;
+  if (!areWholeMatrices([rows, cols, blockSize])) return false;
   if (matrix.dtype === 'int8') return matrix.outliers === 0;
   return matrix.dtype !== 'hosted' && matrix.dtype !== 'float32' && matrix.dtype !== 'grouped';
 }

@@ -6,6 +6,7 @@ import {decoderStackOp} from '../../../layers/ops/decoderStack.ts';
 import {hasKernel} from '../../../layers/ops/dispatch.ts';
 import type {GradientCheckpointing} from '../../../layers/ops/gradientCheckpointing.ts';
 import type {DecoderShape} from '../../../layers/ops/stackMemory.ts';
+import {areWholeMatrices} from '../../../layers/ops/storedMatrix.ts';
 import {isOfValueHead} from '../../../models/valueHeadFile.ts';
 import {TfjsLoraError} from '../../../quant/errors.ts';
 import {GROUPED_TYPES, type GroupedType} from '../../../quant/grouped/groupedTensor.ts';
@@ -180,14 +181,10 @@ function isOneOp(model: EstimableModel): boolean {
         isOfValueHead(name) ||
         (!trainable &&
           (logicalShape.length === 1 || storage !== 'float32') &&
-          fitsMatrices(name, logicalShape)),
+          (!name.endsWith('_proj.weight') || areWholeMatrices(logicalShape))),
     )
   );
 }
-
-/** Whether the kernel takes a parameter's sides, as {@link fits16BitKernels} says of weights in memory. */
-const fitsMatrices = (name: string, shape: readonly number[]): boolean =>
-  !name.endsWith('_proj.weight') || shape.every((side) => side % 16 === 0);
 
 function bytesOfComposed(
   model: EstimableModel,
